@@ -1,0 +1,54 @@
+# Two commands matter: `make reproduce` (the paper's Figure 2 from your own run) and `make test`.
+# Both create .venv by themselves; nothing needs to be installed by hand.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+OUT    ?= results
+PRESET ?= quick
+
+.PHONY: help setup reproduce test test-slow check format bench docs clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make reproduce   train, measure and draw the paper's Figure 2 into $(OUT)/one-layer (PRESET=smoke|quick|paper)"
+	@echo "make test        run the tests"
+	@echo "make test-slow   run the slow scientific checks"
+	@echo "make check       lint and type-check (ruff, pyright)"
+	@echo "make bench       time training (REFERENCE=path compares with a checkout of the published code)"
+	@echo "make docs        build the API pages into docs/api"
+
+setup: $(READY)
+
+$(READY): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "innerloop needs Python 3.11 or newer; set PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $(READY)
+
+reproduce: setup
+	$(BIN)/innerloop reproduce one-layer --preset $(PRESET) --out $(OUT)
+
+test: setup
+	$(BIN)/python -m pytest
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup
+	$(BIN)/python -m benchmarks.training_step $(if $(REFERENCE),--reference $(REFERENCE))
+
+docs: setup
+	$(BIN)/pdoc --math --docformat google --output-directory docs/api innerloop
+
+clean:
+	rm -rf $(VENV) docs/api .pytest_cache .ruff_cache .hypothesis .benchmarks

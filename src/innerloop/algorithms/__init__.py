@@ -1,0 +1,7 @@
+"""Reference learners: the known algorithms that trained transformers are compared with."""
+
+from innerloop.algorithms.gradient_descent import GradientDescent
+from innerloop.algorithms.ridge import Ridge, bayes_optimal
+from innerloop.algorithms.trivial import Trivial
+
+__all__ = ["GradientDescent", "Ridge", "Trivial", "bayes_optimal"]

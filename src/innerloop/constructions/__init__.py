@@ -1,0 +1,5 @@
+"""Weights written by hand: with them, a transformer performs a known algorithm exactly."""
+
+from innerloop.constructions.gradient_descent import gradient_descent_transformer, gradient_descent_weights
+
+__all__ = ["gradient_descent_transformer", "gradient_descent_weights"]

@@ -1,0 +1,5 @@
+"""The training loss of a whole batch and its gradient: in JAX, later native, and the choice between them."""
+
+from innerloop.kernels.kernel import Kernel, batch_loss, training_kernel
+
+__all__ = ["Kernel", "batch_loss", "training_kernel"]

@@ -1,0 +1,65 @@
+"""The seam between training and the code that computes a batch's loss and gradient.
+
+Models are unbatched; training alone calls one batch-level function, ``(weights, seed stream, step) -> (loss,
+gradient)``. It comes in two halves, so that the batch of the next step can be made while this one is used (and because
+XLA would otherwise fuse the random numbers into every reader and make them several times):
+
+    prepare(stream, step) -> batch
+    loss_and_gradient(weights, batch) -> (loss, gradient)
+
+The sum over tasks happens inside. `training_kernel` chooses the implementation; a native one may let ``prepare`` return
+the key itself and make its data inside the second call.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from innerloop.kernels.linear_stack import query_target_entries
+from innerloop.models import StackConfig, StackWeights, products
+from innerloop.tasks import Batch, Task
+from innerloop.tokens import ConcatenatedTokens
+
+
+class Kernel(NamedTuple):
+    """Loss and gradient of a batch, in two halves.
+
+    Attributes:
+        path: which implementation this is; part of a run's name, since bits are promised per path.
+        prepare: ``(stream key, step) -> batch``.
+        loss_and_gradient: ``(weights, batch) -> (loss, gradient)``; half squared error summed over outputs, mean over
+            tasks.
+    """
+
+    path: str
+    prepare: Callable[[Key[Array, ""], Int[Array, ""]], Any]
+    loss_and_gradient: Callable[[StackWeights, Any], tuple[Float[Array, ""], StackWeights]]
+
+
+def training_kernel(config: StackConfig, tokens: ConcatenatedTokens, task: Task, batch_size: int) -> Kernel:
+    """Chooses the implementation for a model and a task.
+
+    Args:
+        config: the stack's architecture.
+        tokens: the tokeniser.
+        task: where batches come from.
+        batch_size: tasks per step.
+    """
+
+    def prepare(stream, step):
+        return task.sample_batch(jax.random.fold_in(stream, step), batch_size)
+
+    def loss_and_gradient(weights, batch):
+        return jax.value_and_grad(batch_loss, argnums=2)(config, tokens, weights, batch)
+
+    return Kernel("jax", prepare, loss_and_gradient)
+
+
+def batch_loss(config: StackConfig, tokens: ConcatenatedTokens, weights: StackWeights, batch: Batch) -> Float[Array, ""]:
+    """Half squared error of the query's prediction, summed over outputs, mean over tasks."""
+    query_targets = batch.targets[:, -1]  # (output_size, batch)
+    entries = query_target_entries(config, products(weights), tokens.encode_batch(batch), query_targets.shape[0])
+    return 0.5 * jnp.mean(jnp.sum((query_targets + entries) ** 2, axis=0))

@@ -1,0 +1,119 @@
+"""Linear regression: y = W x with a fresh W per task, the paper's main task family (section 2).
+
+    >>> task = LinearRegression(context_length=20, input_scale=2.0)   # x ~ U(-1, 1)
+    >>> import jax
+    >>> task.sample(jax.random.key(0)).problem.context_inputs.shape
+    (20, 10)
+
+Out-of-distribution variants are the same family with another scale, distribution or normalisation:
+``dataclasses.replace(task, input_scale=1.5)``, `other_input_distributions`. The two scales are leaves of the pytree, so
+a sweep over them compiles once (`innerloop.analysis.scale_sweep`).
+"""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from innerloop.checks import finite_number, positive_int
+from innerloop.keys import named_key
+from innerloop.tasks.inputs import Exponential, Gaussian, InputDistribution, Laplace, Normal, Uniform
+from innerloop.tasks.task import Batch, Task
+
+
+class InputMoments(NamedTuple):
+    """Exact moments of one scaled input vector: E x, E x x^T and E |x|^2 x x^T (float64)."""
+
+    mean: Float[np.ndarray, " input_size"]
+    second: Float[np.ndarray, "input_size input_size"]
+    fourth: Float[np.ndarray, "input_size input_size"]
+
+
+class LinearRegression(Task):
+    """Targets y = W x + noise with W ~ N(0, target_scale^2), inputs i.i.d. from a chosen distribution."""
+
+    input_size: int = eqx.field(default=10, static=True)
+    """Number of input dimensions n_i."""
+    output_size: int = eqx.field(default=1, static=True)
+    """Number of outputs n_o; each has its own row of W."""
+    context_length: int = eqx.field(default=10, static=True)
+    """Number of context pairs N."""
+    noise_std: float = eqx.field(default=0.0, static=True)
+    """Standard deviation of the normal noise on the context's targets. The query's target is noiseless."""
+    input_scale: float = 1.0
+    """Factor on every input; 2 turns the default U(-1/2, 1/2) into the text's U(-1, 1)."""
+    target_scale: float = 1.0
+    """Standard deviation of the entries of W."""
+    inputs: InputDistribution = eqx.field(default_factory=Uniform)
+    """Distribution of an input vector before scaling: uniform, normal, exponential, laplace, or a covariance."""
+    normalise_context: bool = eqx.field(default=False, static=True)
+    """Divide all inputs by the Frobenius norm of the context's (the published code's other-distribution sets)."""
+
+    def __check_init__(self):
+        positive_int("task.input_size", self.input_size)
+        positive_int("task.output_size", self.output_size)
+        positive_int("task.context_length", self.context_length)
+        finite_number("task.noise_std", self.noise_std, minimum=0.0)
+        finite_number("task.input_scale", self.input_scale, minimum=0.0)
+        finite_number("task.target_scale", self.target_scale, minimum=0.0)
+        if isinstance(self.inputs, Gaussian):
+            self.inputs.second_moment(self.input_size)  # raises if the sizes differ
+
+    def sample_batch(self, key: Key[Array, ""], batch_size: int) -> Batch:
+        """Draws a batch; inputs, weights and noise have streams of their own."""
+        tokens = self.context_length + 1
+        inputs = self.inputs.sample(named_key(key, "inputs"), (self.input_size, tokens, batch_size))
+        if self.normalise_context:
+            inputs = inputs / jnp.sqrt(jnp.sum(inputs[:, :-1] ** 2, axis=(0, 1)))
+        inputs = self.input_scale * inputs
+        weights = jax.random.normal(named_key(key, "weights"), (self.output_size, self.input_size, batch_size))
+        weights = self.target_scale * weights
+        # A sum of products, not an einsum: with the tasks last, XLA's CPU backend turns this into vector code.
+        targets = sum(weights[:, d, None] * inputs[d] for d in range(self.input_size))  # (output_size, tokens, batch)
+        targets = jnp.asarray(targets)
+        if self.noise_std > 0:
+            shape = (self.output_size, self.context_length, batch_size)
+            noise = self.noise_std * jax.random.normal(named_key(key, "noise"), shape)
+            targets = targets.at[:, :-1].add(noise)
+        return Batch(inputs, targets)
+
+    def input_moments(self) -> InputMoments:
+        """Exact moments of one input vector, scale included.
+
+        Raises:
+            ValueError: with ``normalise_context``, where inputs depend on each other and no closed form is known.
+        """
+        if self.normalise_context:
+            raise ValueError("task.normalise_context must be False for closed-form moments; estimate the loss instead")
+        size, scale = self.input_size, float(self.input_scale)
+        return InputMoments(
+            scale * self.inputs.mean(size),
+            scale**2 * self.inputs.second_moment(size),
+            scale**4 * self.inputs.fourth_moment(size),
+        )
+
+
+def other_input_distributions(task: LinearRegression, *, normalise_context: bool) -> dict[str, LinearRegression]:
+    """The paper's other-distribution variants of a task (Fig 6a): normal, exponential, Laplace inputs.
+
+    Args:
+        task: the task that was trained on.
+        normalise_context: True for the code's variant, which divides by the context's Frobenius norm; False for the
+            text's, which only scales. With it, ``input_scale`` 1 makes the whole context's norm 1; the uniform training
+            context has about sqrt(context_length * input_size / 12).
+    """
+    others = {"normal": Normal(), "exponential": Exponential(), "laplace": Laplace()}
+    return {
+        name: dataclasses.replace(task, inputs=inputs, normalise_context=normalise_context)
+        for name, inputs in others.items()
+    }
+
+
+def typical_context_norm(task: LinearRegression) -> float:
+    """Root mean square of the context's Frobenius norm: sqrt(N tr E x x^T)."""
+    return math.sqrt(task.context_length * float(np.trace(task.input_moments().second)))

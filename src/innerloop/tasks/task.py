@@ -1,0 +1,65 @@
+"""What every task family offers: a sampler of problems whose query target is known.
+
+Tasks are made in whole batches, with the tasks along the *last* axis: that is the layout in which training on a CPU is
+fast, and slicing it gives single problems. A new family is one file with a subclass and one entry in
+`innerloop.tasks.TASKS`.
+"""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from innerloop.problem import Problem
+
+
+class Sample(eqx.Module):
+    """A problem together with the target that the learner has to predict.
+
+    Attributes:
+        problem: what the learner sees.
+        query_target: the noiseless target of the query.
+    """
+
+    problem: Problem
+    query_target: Float[Array, " output_size"]
+
+
+class Batch(eqx.Module):
+    """Many samples with the tasks along the last axis, features first: the layout of the training kernels.
+
+    Attributes:
+        inputs: x_1..x_N and, last along the token axis, x_q.
+        targets: y_1..y_N and, last, the query's noiseless target.
+    """
+
+    inputs: Float[Array, "input_size tokens batch"]
+    targets: Float[Array, "output_size tokens batch"]
+
+    def samples(self) -> Sample:
+        """The same tasks as a `Sample` whose arrays have a leading batch axis, ready for ``jax.vmap``."""
+        inputs = jnp.transpose(self.inputs, (2, 1, 0))  # (batch, tokens, input_size)
+        targets = jnp.transpose(self.targets, (2, 1, 0))  # (batch, tokens, output_size)
+        return Sample(Problem(inputs[:, :-1], targets[:, :-1], inputs[:, -1]), targets[:, -1])
+
+
+class Task(eqx.Module):
+    """A distribution over problems. Families say their sizes; sampling one problem follows from sampling a batch."""
+
+    input_size: eqx.AbstractVar[int]
+    output_size: eqx.AbstractVar[int]
+    context_length: eqx.AbstractVar[int]
+
+    @abc.abstractmethod
+    def sample_batch(self, key: Key[Array, ""], batch_size: int) -> Batch:
+        """Draws ``batch_size`` independent tasks."""
+
+    def sample(self, key: Key[Array, ""]) -> Sample:
+        """Draws one task."""
+        return jax.tree.map(lambda leaf: leaf[0], self.sample_batch(key, 1).samples())
+
+    def samples(self, key: Key[Array, ""], num_tasks: int) -> Sample:
+        """Draws ``num_tasks`` tasks with a leading batch axis."""
+        return self.sample_batch(key, num_tasks).samples()

@@ -1,0 +1,31 @@
+"""Training: the recipe, its canonical JSON, and the compiled loop that yields states. No disk here."""
+
+from innerloop.training.loop import (
+    Measurement,
+    TrainingState,
+    held_out_batch,
+    initial_state,
+    make_optimizer,
+    numerics,
+    recipe_kernel,
+    train,
+)
+from innerloop.training.recipe import OptimizerConfig, Recipe, published
+from innerloop.training.serialise import recipe_from_json, recipe_to_json, structure
+
+__all__ = [
+    "Measurement",
+    "OptimizerConfig",
+    "Recipe",
+    "TrainingState",
+    "held_out_batch",
+    "initial_state",
+    "make_optimizer",
+    "numerics",
+    "published",
+    "recipe_from_json",
+    "recipe_kernel",
+    "recipe_to_json",
+    "structure",
+    "train",
+]

@@ -1,0 +1,148 @@
+"""A recipe: everything that determines a training run, and nothing else.
+
+The defaults are the paper's one-layer recipe as its code runs it (see `published`). Recipes check their own ranges when
+they are built, whether the values come from the command line, a file or Python.
+
+    >>> recipe = published(num_layers=2, seeds=(0, 1, 2))
+    >>> recipe.optimizer.gradient_clip, recipe.model.token_clip
+    (0.001, None)
+"""
+
+import dataclasses
+from typing import Literal, get_args
+
+import jax.numpy as jnp
+
+from innerloop.checks import finite_number, one_of, positive_int
+from innerloop.models import StackConfig
+from innerloop.tasks import LinearRegression
+from innerloop.tokens import ConcatenatedTokens
+
+Dtype = Literal["float32", "float64"]
+MatmulPrecision = Literal["default", "high", "highest"]
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW behind a clip of the gradient's global norm."""
+
+    learning_rate: float = 1e-3
+    """Step size of Adam."""
+    b1: float = 0.9
+    """Decay of Adam's first moment."""
+    b2: float = 0.98
+    """Decay of Adam's second moment (the published code's value; the text reports Adam's default)."""
+    eps: float = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: float = 0.0
+    """AdamW's decoupled weight decay."""
+    gradient_clip: float | None = 0.001
+    """Largest global norm of a seed's gradient; None means no clip."""
+
+    def __post_init__(self):
+        finite_number("optimizer.learning_rate", self.learning_rate, above=0.0)
+        for name in ("b1", "b2"):
+            finite_number(f"optimizer.{name}", getattr(self, name), minimum=0.0)
+            if getattr(self, name) >= 1:
+                raise ValueError(f"optimizer.{name} must be below 1, got {getattr(self, name)!r}; choose e.g. 0.9")
+        finite_number("optimizer.eps", self.eps, minimum=0.0)
+        finite_number("optimizer.weight_decay", self.weight_decay, minimum=0.0)
+        if self.gradient_clip is not None:
+            finite_number("optimizer.gradient_clip", self.gradient_clip, above=0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What to train, on what, how, and with which seeds."""
+
+    task: LinearRegression = dataclasses.field(default_factory=LinearRegression)
+    """Distribution of the training and held-out problems."""
+    model: StackConfig = dataclasses.field(default_factory=StackConfig)
+    """Architecture of the attention stack."""
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    """How weights are updated."""
+    initial_weights: tuple[tuple[float, ...], ...] | None = None
+    """W0, rows per output: the query token is (x_q, -W0 x_q). None means zero."""
+    init_scale: float = 0.002
+    """Variance scale of the weights' initialisation, divided by the number of layers."""
+    num_steps: int = 5000
+    """Optimiser steps, each on fresh tasks."""
+    batch_size: int = 2048
+    """Tasks per step."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Independent repetitions; all are trained by one compiled program."""
+    evaluation_interval: int = 100
+    """Steps between measurements on held-out tasks; also the length of a compiled chunk and of a checkpoint's grid."""
+    evaluation_tasks: int = 10_000
+    """Number of held-out tasks, the same for all seeds and steps."""
+    evaluation_seed: int = 0
+    """Seed of the held-out tasks; their stream is disjoint from every training stream."""
+    dtype: Dtype = "float32"
+    """Precision of weights, data and arithmetic."""
+    matmul_precision: MatmulPrecision = "highest"
+    """Precision of matrix products on accelerators (CPUs always use full precision)."""
+
+    def __post_init__(self):
+        finite_number("init_scale", self.init_scale, above=0.0)
+        for name in ("num_steps", "batch_size", "evaluation_interval", "evaluation_tasks"):
+            positive_int(name, getattr(self, name))
+        positive_int("evaluation_seed", self.evaluation_seed, minimum=0)
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds must be distinct and at least one, got {self.seeds!r}; use e.g. 0 1 2")
+        for seed in self.seeds:
+            positive_int("seeds", seed, minimum=0)
+        one_of("dtype", self.dtype, get_args(Dtype))
+        one_of("matmul_precision", self.matmul_precision, get_args(MatmulPrecision))
+        if self.initial_weights is not None:
+            shape = (self.task.output_size, self.task.input_size)
+            if len(self.initial_weights) != shape[0] or {len(row) for row in self.initial_weights} != {shape[1]}:
+                raise ValueError(
+                    f"initial_weights must have {shape[0]} row(s) of {shape[1]} numbers (output_size x input_size), "
+                    f"got rows of lengths {[len(row) for row in self.initial_weights]}"
+                )
+            for row in self.initial_weights:
+                for value in row:
+                    finite_number("initial_weights", value)
+
+    @property
+    def token_size(self) -> int:
+        """Width of a token."""
+        return self.task.input_size + self.task.output_size
+
+    def tokens(self) -> ConcatenatedTokens:
+        """The tokeniser, with W0 in the recipe's precision."""
+        if self.initial_weights is None:
+            return ConcatenatedTokens()
+        return ConcatenatedTokens(jnp.asarray(self.initial_weights, dtype=self.dtype))
+
+
+def published(
+    *,
+    num_layers: int = 1,
+    tied: bool = True,
+    task: LinearRegression | None = None,
+    num_steps: int | None = None,
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4),
+) -> Recipe:
+    """The published recipe for concatenated tokens, as the code runs it (the text differs in places).
+
+    Up to 2 layers: gradient clip .001 (the text says 10). From 3: gradient clip 10. From 4: learning rate 5e-4 and
+    tokens clipped to +-10. Steps: 5000 for tied stacks, 50 000 for untied ones.
+
+    Args:
+        num_layers: K.
+        tied: share weights among layers.
+        task: defaults to the paper's: N = n_i = 10, one output, no noise.
+        num_steps: overrides the published number.
+        seeds: repetitions.
+    """
+    deep = num_layers > 3
+    return Recipe(
+        task=LinearRegression() if task is None else task,
+        model=StackConfig(num_layers=num_layers, tied=tied, token_clip=10.0 if deep else None),
+        optimizer=OptimizerConfig(
+            learning_rate=5e-4 if deep else 1e-3, gradient_clip=10.0 if num_layers > 2 else 0.001
+        ),
+        num_steps=num_steps if num_steps is not None else (5000 if tied else 50_000),
+        seeds=seeds,
+    )

@@ -1,0 +1,98 @@
+"""Recipes as canonical JSON: what a run's name hashes, what is stored beside it, what a user may write by hand.
+
+Classes with several kinds (input distributions, task families) carry a ``kind``. Reading is strict: an unknown field, a
+wrong type or an unknown kind is an error that names the place.
+
+    >>> from innerloop.training.recipe import Recipe
+    >>> recipe_from_json(recipe_to_json(Recipe(num_steps=7))).num_steps
+    7
+"""
+
+import json
+from typing import Any
+
+import cattrs
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn
+
+from innerloop.tasks import INPUT_DISTRIBUTIONS, TASKS, InputDistribution, Task
+from innerloop.training.recipe import Recipe
+
+
+def recipe_to_json(recipe: Recipe) -> str:
+    """Canonical JSON: sorted keys, no spaces that could differ."""
+    return json.dumps(_CONVERTER.unstructure(recipe), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def recipe_from_json(text: str) -> Recipe:
+    """Reads a recipe.
+
+    Raises:
+        ValueError: if the text is not JSON or not a recipe; the message names the field.
+    """
+    return structure(json.loads(text), Recipe)
+
+
+def structure(value: Any, cls: Any) -> Any:
+    """Builds ``cls`` from plain JSON values, strictly.
+
+    Raises:
+        ValueError: naming every field that does not fit.
+    """
+    try:
+        return _CONVERTER.structure(value, cls)
+    except cattrs.BaseValidationError as error:
+        messages = cattrs.transform_error(error, path="recipe", format_exception=_describe)
+        raise ValueError("; ".join(messages)) from None
+
+
+def _describe(error: BaseException, _: Any) -> str:
+    if isinstance(error, KeyError):
+        return f"missing field {error}"
+    if isinstance(error, cattrs.ForbiddenExtraKeysError):
+        return f"unknown field(s) {', '.join(sorted(error.extra_fields))}"
+    return str(error)
+
+
+def _strict(cls: type):
+    def hook(value, _):
+        wanted = (int, float) if cls is float else cls
+        if not isinstance(value, wanted) or (isinstance(value, bool) and cls is not bool):
+            raise ValueError(f"expected {cls.__name__}, got {value!r}")
+        return cls(value)
+
+    return hook
+
+
+def _register_kinds(converter: cattrs.Converter, base: type, kinds: dict[str, type]) -> None:
+    """Writes subclasses of ``base`` with a ``kind`` and reads them by it."""
+    names = {cls: name for name, cls in kinds.items()}
+    structure_fns = {}
+    for name, cls in kinds.items():
+        unstructure_fn = make_dict_unstructure_fn(cls, converter)
+        structure_fns[name] = make_dict_structure_fn(cls, converter)
+        converter.register_unstructure_hook(
+            cls, lambda value, fn=unstructure_fn: {"kind": names[type(value)], **fn(value)}
+        )
+
+    def structure_hook(value, _):
+        kind = value.get("kind") if isinstance(value, dict) else value
+        if kind not in kinds:
+            raise ValueError(f"kind must be one of {', '.join(kinds)}, got {kind!r}")
+        fields = {key: item for key, item in value.items() if key != "kind"} if isinstance(value, dict) else {}
+        return structure_fns[kind](fields, kinds[kind])
+
+    for cls in (base, *kinds.values()):
+        converter.register_structure_hook(cls, structure_hook)
+
+
+def _make_converter() -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    for cls in (int, float, bool, str):
+        converter.register_structure_hook(cls, _strict(cls))
+    converter.register_unstructure_hook(InputDistribution, lambda value: converter.unstructure(value, type(value)))
+    _register_kinds(converter, InputDistribution, INPUT_DISTRIBUTIONS)
+    _register_kinds(converter, Task, TASKS)
+    return converter
+
+
+_CONVERTER = _make_converter()

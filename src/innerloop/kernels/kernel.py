@@ -1,11 +1,11 @@
 """The seam between training and the code that computes a batch's loss and gradient.
 
 Models are unbatched; training alone calls one batch-level function, ``(weights, seed stream, step) -> (loss,
-gradient)``. It comes in two halves, so that the batch of the next step can be made while this one is used (and because
-XLA would otherwise fuse the random numbers into every reader and make them several times):
+gradient)``. It comes in two halves, because a loop that carries the next step's random numbers makes them once (see
+`innerloop.tasks.Task.draw`):
 
-    prepare(stream, step) -> batch
-    loss_and_gradient(weights, batch) -> (loss, gradient)
+    prepare(stream, step) -> draw
+    loss_and_gradient(weights, draw) -> (loss, gradient)
 
 The sum over tasks happens inside. `training_kernel` chooses the implementation; a native one may let ``prepare`` return
 the key itself and make its data inside the second call.
@@ -29,8 +29,8 @@ class Kernel(NamedTuple):
 
     Attributes:
         path: which implementation this is; part of a run's name, since bits are promised per path.
-        prepare: ``(stream key, step) -> batch``.
-        loss_and_gradient: ``(weights, batch) -> (loss, gradient)``; half squared error summed over outputs, mean over
+        prepare: ``(stream key, step) -> draw``.
+        loss_and_gradient: ``(weights, draw) -> (loss, gradient)``; half squared error summed over outputs, mean over
             tasks.
     """
 
@@ -50,10 +50,10 @@ def training_kernel(config: StackConfig, tokens: ConcatenatedTokens, task: Task,
     """
 
     def prepare(stream, step):
-        return task.sample_batch(jax.random.fold_in(stream, step), batch_size)
+        return task.draw(jax.random.fold_in(stream, step), batch_size)
 
-    def loss_and_gradient(weights, batch):
-        return jax.value_and_grad(batch_loss, argnums=2)(config, tokens, weights, batch)
+    def loss_and_gradient(weights, draw):
+        return jax.value_and_grad(batch_loss, argnums=2)(config, tokens, weights, task.assemble(draw))
 
     return Kernel("jax", prepare, loss_and_gradient)
 

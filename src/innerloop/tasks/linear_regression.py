@@ -34,6 +34,20 @@ class InputMoments(NamedTuple):
     fourth: Float[np.ndarray, "input_size input_size"]
 
 
+class Draw(NamedTuple):
+    """The random numbers of a batch of linear-regression tasks, unscaled; tasks last.
+
+    Attributes:
+        inputs: context inputs and, last along the token axis, the query's.
+        weights: W.
+        noise: standard normal noise of the context's targets; None in a noiseless task.
+    """
+
+    inputs: Float[Array, "input_size tokens batch"]
+    weights: Float[Array, "output_size input_size batch"]
+    noise: Float[Array, "output_size context batch"] | None
+
+
 class LinearRegression(Task):
     """Targets y = W x + noise with W ~ N(0, target_scale^2), inputs i.i.d. from a chosen distribution."""
 
@@ -64,22 +78,31 @@ class LinearRegression(Task):
         if isinstance(self.inputs, Gaussian):
             self.inputs.second_moment(self.input_size)  # raises if the sizes differ
 
-    def sample_batch(self, key: Key[Array, ""], batch_size: int) -> Batch:
-        """Draws a batch; inputs, weights and noise have streams of their own."""
-        tokens = self.context_length + 1
-        inputs = self.inputs.sample(named_key(key, "inputs"), (self.input_size, tokens, batch_size))
+    def draw(self, key: Key[Array, ""], batch_size: int) -> Draw:
+        """Draws inputs, weights and noise, each from a stream of its own, before any scale is applied."""
+        inputs = self.inputs.sample(
+            named_key(key, "inputs"), (self.input_size, self.context_length + 1, batch_size)
+        )
+        weights = jax.random.normal(named_key(key, "weights"), (self.output_size, self.input_size, batch_size))
+        noise = None
+        if self.noise_std > 0:
+            shape = (self.output_size, self.context_length, batch_size)
+            noise = jax.random.normal(named_key(key, "noise"), shape)
+        return Draw(inputs, weights, noise)
+
+    def assemble(self, draw: Draw) -> Batch:
+        """Scales the inputs and computes the targets W x, plus noise on the context's."""
+        inputs = draw.inputs
         if self.normalise_context:
             inputs = inputs / jnp.sqrt(jnp.sum(inputs[:, :-1] ** 2, axis=(0, 1)))
         inputs = self.input_scale * inputs
-        weights = jax.random.normal(named_key(key, "weights"), (self.output_size, self.input_size, batch_size))
-        weights = self.target_scale * weights
+        weights = self.target_scale * draw.weights
         # A sum of products, not an einsum: with the tasks last, XLA's CPU backend turns this into vector code.
-        targets = sum(weights[:, d, None] * inputs[d] for d in range(self.input_size))  # (output_size, tokens, batch)
-        targets = jnp.asarray(targets)
-        if self.noise_std > 0:
-            shape = (self.output_size, self.context_length, batch_size)
-            noise = self.noise_std * jax.random.normal(named_key(key, "noise"), shape)
-            targets = targets.at[:, :-1].add(noise)
+        targets = weights[:, 0, None] * inputs[0]  # (output_size, tokens, batch)
+        for d in range(1, self.input_size):
+            targets = targets + weights[:, d, None] * inputs[d]
+        if draw.noise is not None:
+            targets = targets.at[:, :-1].add(self.noise_std * draw.noise)
         return Batch(inputs, targets)
 
     def input_moments(self) -> InputMoments:

@@ -45,16 +45,22 @@ class ConcatenatedTokens(eqx.Module):
         targets = jnp.concatenate([batch.targets[:, :-1], query_entry[:, None]], axis=1)
         return jnp.concatenate([batch.inputs, targets])
 
-    def query_prediction(self, tokens: Float[Array, "*layers tokens token_size"], problem: Problem) -> Float[Array, "*layers output_size"]:
+    def query_prediction(
+        self, tokens: Float[Array, "*layers tokens token_size"], problem: Problem
+    ) -> Float[Array, "*layers output_size"]:
         """Minus the target entries of the query token."""
         return -tokens[..., -1, problem.query_input.shape[0] :]
 
-    def context_prediction(self, tokens: Float[Array, "*layers tokens token_size"], problem: Problem) -> Float[Array, "*layers context output_size"]:
+    def context_prediction(
+        self, tokens: Float[Array, "*layers tokens token_size"], problem: Problem
+    ) -> Float[Array, "*layers context output_size"]:
         """What the tokens say of the context's targets: W0 x_j + y_j minus the token's target entries."""
         moved = tokens[..., :-1, problem.query_input.shape[0] :]
         return self._initial(problem.context_inputs, problem) + problem.context_targets - moved
 
-    def _initial(self, inputs: Float[Array, "*shape input_size"], problem: Problem) -> Float[Array, "*shape output_size"]:
+    def _initial(
+        self, inputs: Float[Array, "*shape input_size"], problem: Problem
+    ) -> Float[Array, "*shape output_size"]:
         if self.initial_weights is None:
             return jnp.zeros((*inputs.shape[:-1], problem.context_targets.shape[-1]), dtype=inputs.dtype)
         return inputs @ self.initial_weights.T

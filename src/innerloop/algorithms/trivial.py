@@ -17,6 +17,4 @@ class Trivial(eqx.Module):
     def __call__(self, problem: Problem) -> Prediction:
         """Predicts zero for the query and the context."""
         targets = problem.context_targets
-        return Prediction(
-            jnp.zeros_like(targets[0]), jnp.zeros_like(targets[:1]), jnp.zeros_like(targets)[None]
-        )
+        return Prediction(jnp.zeros_like(targets[0]), jnp.zeros_like(targets[:1]), jnp.zeros_like(targets)[None])

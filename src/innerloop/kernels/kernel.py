@@ -58,7 +58,9 @@ def training_kernel(config: StackConfig, tokens: ConcatenatedTokens, task: Task,
     return Kernel("jax", prepare, loss_and_gradient)
 
 
-def batch_loss(config: StackConfig, tokens: ConcatenatedTokens, weights: StackWeights, batch: Batch) -> Float[Array, ""]:
+def batch_loss(
+    config: StackConfig, tokens: ConcatenatedTokens, weights: StackWeights, batch: Batch
+) -> Float[Array, ""]:
     """Half squared error of the query's prediction, summed over outputs, mean over tasks."""
     query_targets = batch.targets[:, -1]  # (output_size, batch)
     entries = query_target_entries(config, products(weights), tokens.encode_batch(batch), query_targets.shape[0])

@@ -119,7 +119,5 @@ def run_stack(
             tokens = jnp.clip(tokens, -config.token_clip, config.token_clip)
         return tokens, (tokens, attention)
 
-    _, (moved, attention) = jax.lax.scan(
-        layer, tokens, None if config.tied else weights, length=config.num_layers
-    )
+    _, (moved, attention) = jax.lax.scan(layer, tokens, None if config.tied else weights, length=config.num_layers)
     return StackTrace(jnp.concatenate([tokens[None], moved]), attention)

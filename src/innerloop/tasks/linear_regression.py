@@ -80,9 +80,7 @@ class LinearRegression(Task):
 
     def draw(self, key: Key[Array, ""], batch_size: int) -> Draw:
         """Draws inputs, weights and noise, each from a stream of its own, before any scale is applied."""
-        inputs = self.inputs.sample(
-            named_key(key, "inputs"), (self.input_size, self.context_length + 1, batch_size)
-        )
+        inputs = self.inputs.sample(named_key(key, "inputs"), (self.input_size, self.context_length + 1, batch_size))
         weights = jax.random.normal(named_key(key, "weights"), (self.output_size, self.input_size, batch_size))
         noise = None
         if self.noise_std > 0:

@@ -112,7 +112,11 @@ def initial_state(recipe: Recipe) -> TrainingState:
 
     def one_seed(key):
         weights = initialise(
-            recipe.model, recipe.token_size, named_key(key, "initialisation"), scale=recipe.init_scale, dtype=recipe.dtype
+            recipe.model,
+            recipe.token_size,
+            named_key(key, "initialisation"),
+            scale=recipe.init_scale,
+            dtype=recipe.dtype,
         )
         return weights, optimizer.init(eqx.filter(weights, eqx.is_array))
 

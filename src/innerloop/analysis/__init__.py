@@ -1,0 +1,25 @@
+"""Comparing any two learners, and reading algorithms off weights."""
+
+from innerloop.analysis.alignment import Alignment, align, sensitivity
+from innerloop.analysis.evaluation import over_learners, over_tasks, task_losses, trajectory_losses
+from innerloop.analysis.interpolation import fix_gauge, interpolate
+from innerloop.analysis.out_of_distribution import scale_sweep
+from innerloop.analysis.rollout import roll_out
+from innerloop.analysis.weights import LayerReading, key_query_scale, read_layers
+
+__all__ = [
+    "Alignment",
+    "LayerReading",
+    "align",
+    "fix_gauge",
+    "interpolate",
+    "key_query_scale",
+    "over_learners",
+    "over_tasks",
+    "read_layers",
+    "roll_out",
+    "scale_sweep",
+    "sensitivity",
+    "task_losses",
+    "trajectory_losses",
+]

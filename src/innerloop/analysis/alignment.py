@@ -1,0 +1,52 @@
+"""How alike two learners are, as functions (Fig 2 b).
+
+The sensitivity g = d yhat / d x_q tells which linear model of the query a learner has formed from its context. Over
+many tasks, for two learners with g, g' and predictions yhat, yhat':
+
+    cosine                 mean <g, g'> / (|g| |g'|)
+    model difference       mean |g - g'|
+    prediction difference  mean |yhat - yhat'|
+
+with Euclidean norms (over outputs and inputs together where there are several outputs).
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from innerloop.analysis.evaluation import over_tasks
+from innerloop.problem import Learner, Problem
+from innerloop.tasks import Sample
+
+
+class Alignment(eqx.Module):
+    """Means over tasks of the three measures; see the module's docstring."""
+
+    cosine: Float[Array, "*batch"]
+    model_difference: Float[Array, "*batch"]
+    prediction_difference: Float[Array, "*batch"]
+
+
+def sensitivity(learner: Learner, problem: Problem) -> Float[Array, "output_size input_size"]:
+    """Derivative of the prediction with respect to the query input."""
+
+    def prediction(query_input):
+        return learner(Problem(problem.context_inputs, problem.context_targets, query_input)).value
+
+    return jax.jacrev(prediction)(problem.query_input)
+
+
+@eqx.filter_jit
+def align(learner: Learner, other: Learner, samples: Sample) -> Alignment:
+    """Compares two learners on the same tasks (leading axis of ``samples``)."""
+
+    def one_task(sample: Sample) -> Alignment:
+        ours, theirs = (sensitivity(one, sample.problem) for one in (learner, other))
+        norms = jnp.linalg.norm(ours) * jnp.linalg.norm(theirs)
+        is_defined = norms > 0  # a learner that ignores the query is aligned with nothing
+        cosine = jnp.where(is_defined, jnp.sum(ours * theirs) / jnp.where(is_defined, norms, jnp.ones_like(norms)), 0)
+        predictions = [one(sample.problem).value for one in (learner, other)]
+        return Alignment(cosine, jnp.linalg.norm(ours - theirs), jnp.linalg.norm(predictions[0] - predictions[1]))
+
+    return jax.tree.map(jnp.mean, over_tasks(one_task, samples))

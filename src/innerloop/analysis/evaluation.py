@@ -1,0 +1,51 @@
+"""Running learners over many tasks: losses, trajectories of losses, and the loop over seeds.
+
+All losses are half squared errors, summed over outputs; the mean over tasks is the caller's, because medians and
+per-task pairs matter too.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from innerloop.problem import Learner
+from innerloop.tasks import Sample
+
+_TASKS_AT_ONCE = 1000  # bounds memory; larger gains nothing on a CPU
+
+T = TypeVar("T")
+
+
+def over_tasks(function: Callable[[Sample], T], samples: Sample) -> T:
+    """Applies a function of one sample to all samples (leading axis), in blocks."""
+    return jax.lax.map(function, samples, batch_size=_TASKS_AT_ONCE)
+
+
+def over_learners(function: Callable[[Any], T], learners: PyTree) -> T:
+    """Applies a function of one learner to learners stacked along their leading axis (seeds), one after the other."""
+    arrays, static = eqx.partition(learners, eqx.is_array)
+    return jax.lax.map(lambda leaves: function(eqx.combine(leaves, static)), arrays)
+
+
+@eqx.filter_jit
+def task_losses(learner: Learner, samples: Sample) -> Float[Array, " tasks"]:
+    """Half squared error of the query's prediction, per task."""
+
+    def loss(sample: Sample):
+        return 0.5 * jnp.sum((learner(sample.problem).value - sample.query_target) ** 2)
+
+    return over_tasks(loss, samples)
+
+
+@eqx.filter_jit
+def trajectory_losses(learner: Learner, samples: Sample) -> Float[Array, "steps_plus_1 tasks"]:
+    """Half squared error of the query's prediction before the first and after every layer or step, per task."""
+
+    def losses(sample: Sample):
+        return 0.5 * jnp.sum((learner(sample.problem).trajectory - sample.query_target) ** 2, axis=-1)
+
+    return over_tasks(losses, samples).T

@@ -1,0 +1,219 @@
+"""Claims: what was published, what was measured, with which interval, and the verdict that follows.
+
+A claim is one scalar with a criterion, an interval that the scalar must lie in. A *statistical* claim is measured once
+per seed and judged by the 95 % interval of its mean; an *exact* claim has no interval. The verdict follows:
+
+    reproduced       the whole interval meets the criterion
+    not reproduced   the whole interval misses it, or a value is not finite
+    inconclusive     otherwise, or where fewer than two seeds give no interval
+
+The same criterion is applied to a *control* that must miss it, a near miss where possible. A claim whose control is not
+``not reproduced`` is at most inconclusive, because its criterion has shown no power to tell.
+
+    >>> claim = statistical("loss", "equal losses", "Fig 2a", [0.01, 0.02, 0.015], Criterion(-0.1, 0.1),
+    ...                     control="learning rate 10 % off", control_values=[0.3, 0.31, 0.29])
+    >>> claim.verdict
+    'reproduced'
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import scipy.stats
+
+Kind = Literal["exact", "statistical"]
+Verdict = Literal["reproduced", "not reproduced", "inconclusive", "consistent"]
+
+CONFIDENCE = 0.95
+
+
+@dataclasses.dataclass(frozen=True)
+class Criterion:
+    """The claim holds if the measured value lies in ``[low, high]``."""
+
+    low: float = -math.inf
+    high: float = math.inf
+
+    def __str__(self) -> str:
+        if self.low == -math.inf:
+            return f"at most {self.high:.4g}"
+        if self.high == math.inf:
+            return f"at least {self.low:.4g}"
+        if self.low == -self.high:
+            return f"within ±{self.high:.4g}"
+        return f"{self.low:.4g} to {self.high:.4g}"
+
+    def verdict(self, low: float, high: float) -> Verdict:
+        """Judges an interval, which may be a point."""
+        if not (math.isfinite(low) and math.isfinite(high)):
+            return "not reproduced"
+        if low >= self.low and high <= self.high:
+            return "reproduced"
+        if high < self.low or low > self.high:
+            return "not reproduced"
+        return "inconclusive"
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """A scalar and its 95 % interval; the interval is null for exact values and for a single seed."""
+
+    measured: float
+    low: float | None
+    high: float | None
+
+    @classmethod
+    def over_seeds(cls, values: Sequence[float]) -> "Measurement":
+        """Mean over seeds with the interval of Student's t."""
+        array = np.asarray(values, dtype=np.float64)
+        mean = float(array.mean())
+        if array.size < 2:
+            return cls(mean, None, None)
+        error = float(array.std(ddof=1)) / math.sqrt(array.size)
+        reach = error * float(scipy.stats.t.ppf((1 + CONFIDENCE) / 2, array.size - 1))
+        return cls(mean, mean - reach, mean + reach)
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """One claim, measured and judged. Build it with `exact` or `statistical`.
+
+    Attributes:
+        id: short name, unique in its experiment.
+        statement: what is claimed, in words.
+        source: where the paper says it.
+        kind: exact or statistical.
+        published: the published number or bound; None where the paper gives none.
+        unit: of the measured value.
+        measured: the value; mean over seeds where statistical.
+        low: lower end of the 95 % interval, or None.
+        high: upper end, or None.
+        num_seeds: how many seeds; None for exact claims.
+        criterion: in words; ``criterion_low`` and ``criterion_high`` hold its ends (None for none).
+        verdict: reproduced, not reproduced or inconclusive (consistent in smoke runs).
+        control: what the control is.
+        control_measured: its value under the same criterion.
+        control_verdict: must be ``not reproduced``.
+    """
+
+    id: str
+    statement: str
+    source: str
+    kind: Kind
+    published: float | str | None
+    unit: str
+    measured: float
+    low: float | None
+    high: float | None
+    num_seeds: int | None
+    criterion: str
+    criterion_low: float | None
+    criterion_high: float | None
+    verdict: Verdict
+    control: str
+    control_measured: float
+    control_verdict: Verdict
+
+    def for_smoke(self) -> "Claim":
+        """A smoke run trains too little to judge: it may only say consistent or inconclusive."""
+        return dataclasses.replace(self, verdict="consistent" if self.verdict == "reproduced" else "inconclusive")
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values for a JSON file; numbers that are not finite become null."""
+        return {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in dataclasses.asdict(self).items()
+        }
+
+
+def exact(
+    id: str,
+    statement: str,
+    source: str,
+    measured: float,
+    criterion: Criterion,
+    *,
+    control: str,
+    control_measured: float,
+    published: float | str | None = None,
+    unit: str = "",
+) -> Claim:
+    """A claim whose value has no sampling error: a proof's residual, a closed form, a count."""
+    verdict = criterion.verdict(measured, measured)
+    control_verdict = criterion.verdict(control_measured, control_measured)
+    point = Measurement(float(measured), None, None)
+    return _claim(
+        id, statement, source, "exact", published, unit, point, None, criterion, verdict, control, control_measured,
+        control_verdict,
+    )  # fmt: skip
+
+
+def statistical(
+    id: str,
+    statement: str,
+    source: str,
+    values: Sequence[float],
+    criterion: Criterion,
+    *,
+    control: str,
+    control_values: Sequence[float],
+    published: float | str | None = None,
+    unit: str = "",
+) -> Claim:
+    """A claim measured once per seed.
+
+    Args:
+        id: short name.
+        statement: what is claimed.
+        source: where the paper says it.
+        values: one per seed.
+        criterion: what the values must meet.
+        control: what the control is.
+        control_values: one per seed, or a single value for a control without randomness.
+        published: the paper's number.
+        unit: of the values.
+    """
+    measurement = Measurement.over_seeds(values)
+    control_measurement = Measurement.over_seeds(control_values)
+    verdict: Verdict = "inconclusive"
+    if not all(math.isfinite(value) for value in values):
+        verdict = "not reproduced"
+    elif measurement.low is not None and measurement.high is not None:
+        verdict = criterion.verdict(measurement.low, measurement.high)
+    low = control_measurement.measured if control_measurement.low is None else control_measurement.low
+    high = control_measurement.measured if control_measurement.high is None else control_measurement.high
+    control_verdict = criterion.verdict(low, high)
+    return _claim(
+        id, statement, source, "statistical", published, unit, measurement, len(values), criterion, verdict, control,
+        control_measurement.measured, control_verdict,
+    )  # fmt: skip
+
+
+def _claim(
+    id, statement, source, kind, published, unit, measurement, num_seeds, criterion, verdict, control,
+    control_measured, control_verdict,
+) -> Claim:  # fmt: skip
+    if verdict == "reproduced" and control_verdict != "not reproduced":
+        verdict = "inconclusive"
+    return Claim(
+        id=id,
+        statement=statement,
+        source=source,
+        kind=kind,
+        published=published,
+        unit=unit,
+        measured=measurement.measured,
+        low=measurement.low,
+        high=measurement.high,
+        num_seeds=num_seeds,
+        criterion=str(criterion),
+        criterion_low=criterion.low if math.isfinite(criterion.low) else None,
+        criterion_high=criterion.high if math.isfinite(criterion.high) else None,
+        verdict=verdict,
+        control=control,
+        control_measured=float(control_measured),
+        control_verdict=control_verdict,
+    )

@@ -1,0 +1,149 @@
+"""Figures of the one-layer experiment, in the paper's axes; every number comes from the saved data."""
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from innerloop.plots import MEASURES, caption, heat_map, house_style, learner_lines, learner_style, line_with_band
+
+_SHOWN = ("gradient descent", "trained", "interpolated")
+
+
+def draw(data: xr.Dataset) -> dict[str, Figure]:
+    """All figures by file name."""
+    with house_style():
+        return {
+            "figure-2": _figure_2(data),
+            "figure-6a": _figure_6a(data),
+            "figure-1-right": _figure_1_right(data),
+            "figure-10": _figure_10(data),
+            "figure-9": _figure_9(data),
+        }
+
+
+def _figure_2(data: xr.Dataset) -> Figure:
+    figure = Figure(figsize=(15, 3.7))
+    loss, alignment, lengths, inputs = figure.subplots(1, 4)
+    _loss_curves(loss, data)
+    _alignment_curves(alignment, data)
+    learner_lines(lengths, data["sweep_loss"], _SHOWN, x="context_length", over="sweep_seed", by="learner")
+    lengths.set(title="(c) several N = n_i", xlabel="N = n_i", ylabel="loss", xticks=data["context_length"].values)
+    lengths.legend()
+    _shift(inputs, data, data["input_scale_loss"], "input_scale", "(d) scaled inputs", "a, where x ~ U(-a/2, a/2)")
+    seeds, sweep = data.sizes["seed"], data.sizes["sweep_seed"]
+    caption(
+        figure,
+        f"One trained layer does what one tuned gradient step does. Lines: mean over seeds, bands: 95 % interval "
+        f"(n = {seeds}; panel c: up to {sweep}). Grey vertical line: where it was trained.",
+    )
+    return figure
+
+
+def _loss_curves(axes: Axes, data: xr.Dataset) -> None:
+    for seed in data["seed"].values:
+        axes.plot(
+            data["step"], data["loss"].sel(seed=seed), color=learner_style("trained")["color"], alpha=0.3, linewidth=1
+        )
+    trained = {**learner_style("trained"), "marker": ""}
+    line_with_band(axes, data["loss"], x="step", over="seed", **trained)
+    descent = {**learner_style("gradient descent"), "marker": ""}
+    axes.axhline(float(data["final_loss"].sel(learner="gradient descent")[0]), **descent)
+    axes.axhline(float(data["trivial_loss"]), linewidth=1.2, **learner_style("trivial"))
+    axes.set(title="(a) loss", xlabel="training steps", ylabel="half squared error", ylim=(0.18, None))
+    axes.legend()
+
+
+def _alignment_curves(axes: Axes, data: xr.Dataset) -> None:
+    right = axes.twinx()
+    for name, style in MEASURES.items():
+        line_with_band(right if name == "cosine" else axes, data[name], x="step", over="seed", **style)
+    right.set(ylim=(0, 1.05), ylabel="cosine")
+    right.grid(visible=False)
+    right.spines["right"].set_visible(True)
+    axes.set(title="(b) alignment with GD", xlabel="training steps", ylabel="L2 norm", ylim=(0, None))
+    handles = [*right.get_lines(), *axes.get_lines()]
+    axes.legend(handles, [str(handle.get_label()) for handle in handles], loc="center right")
+
+
+def _shift(
+    axes: Axes, data: xr.Dataset, loss: xr.DataArray, x: str, title: str, label: str, trained_at: float | None = 1.0
+) -> None:
+    learner_lines(axes, loss, _SHOWN, x=x, over="seed", by="learner")
+    if trained_at is not None:
+        axes.axvline(trained_at, color="#bbbbbb", linewidth=1)
+    axes.set(title=title, xlabel=label, ylabel="loss", yscale="log")
+    axes.legend()
+
+
+def _figure_6a(data: xr.Dataset) -> Figure:
+    figure = Figure(figsize=(15, 6.8))
+    rows = figure.subplots(2, 4)
+    _shift(rows[0, 0], data, data["input_scale_loss"], "input_scale", "scaled inputs", "a, where x ~ U(-a/2, a/2)")
+    _shift(rows[1, 0], data, data["target_scale_loss"], "target_scale", "scaled targets", "a, where W ~ N(0, a^2)")
+    for column, name in enumerate(data["distribution"].values, start=1):
+        text = data["text_scale_loss"].sel(distribution=name)
+        _shift(rows[0, column], data, text, "text_scale", f"{name} (text)", "a, where a x", None)
+        code = data["code_scale_loss"].sel(distribution=name)
+        _shift(rows[1, column], data, code, "code_scale", f"{name} (code)", "a, where a x / |X|", None)
+    caption(
+        figure,
+        "Away from the training distribution the trained layer still does the same gradient step. 'text' scales the "
+        f"inputs; 'code' divides them by the context's Frobenius norm first. Mean and 95 % band, n = {data.sizes['seed']}.",
+    )
+    return figure
+
+
+def _roll(axes: Axes, data: xr.Dataset, name: str, damping: float) -> None:
+    losses = data[name].sel(damping=damping)
+    learner_lines(axes, losses, ("gradient descent", "trained"), x="application", over="seed", by="rolled")
+    axes.set(xlabel="GD steps / layers applied", title=f"damping {damping:g}")
+
+
+def _figure_1_right(data: xr.Dataset) -> Figure:
+    figure = Figure(figsize=(5.2, 3.6))
+    axes = figure.subplots()
+    _roll(axes, data, "rollout_stable_mean", 0.75)
+    axes.set(ylabel="half squared error", ylim=(0, None))
+    axes.legend()
+    count = int(data["rollout_stable_tasks"].sel(damping=0.75))
+    caption(figure, f"One trained layer, applied again and again, goes on descending.\nMean over {count} stable tasks.")
+    return figure
+
+
+def _figure_10(data: xr.Dataset) -> Figure:
+    figure = Figure(figsize=(12, 6.6))
+    rows = figure.subplots(2, 3)
+    for column, damping in enumerate(data["damping"].values):
+        _roll(rows[0, column], data, "rollout_median", damping)
+        rows[0, column].set(ylabel="median loss", yscale="log")
+        _roll(rows[1, column], data, "rollout_mean", damping)
+        rows[1, column].set(ylabel="mean loss", yscale="log", ylim=(1e-2, 1e3))
+        rows[0, column].legend()
+    caption(
+        figure,
+        "Above: medians over all tasks. Below: means over all tasks, which the few tasks beyond GD's stability limit "
+        f"carry away. n = {data.sizes['seed']} seeds.",
+    )
+    return figure
+
+
+def _figure_9(data: xr.Dataset) -> Figure:
+    figure = Figure(figsize=(8.6, 7.2))
+    panels = figure.subplots(2, 2)
+    scale = float(data["scale"][0])
+    trained_KQ, trained_PV = data["W_KQ"][0].values / scale, data["W_PV"][0].values * scale
+    pairs = (
+        (trained_KQ, data["constructed_W_KQ"].values, "W_K^T W_Q"),
+        (trained_PV, data["constructed_W_PV"].values, "P W_V"),
+    )
+    for column, (trained, constructed, title) in enumerate(pairs):
+        limit = float(np.abs(constructed).max())
+        heat_map(figure, panels[0, column], trained, title=f"trained {title}", limit=limit)
+        heat_map(figure, panels[1, column], constructed, title=f"Proposition 1: {title}", limit=limit)
+    caption(
+        figure,
+        f"Seed {int(data['seed'][0])}, in the gauge where W_K^T W_Q has mean diagonal 1 (b = {scale:.3f}). The last entry "
+        f"of P W_V is -c: trained {-trained_PV[-1, -1]:.4f}, exact optimum {-data['constructed_W_PV'].values[-1, -1]:.4f}.",
+    )
+    return figure

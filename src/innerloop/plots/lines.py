@@ -1,0 +1,55 @@
+"""Lines with a 95 % band over seeds, and heat maps of weights: data in, artists on given axes out."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.stats
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from innerloop.plots.style import learner_style
+
+
+def line_with_band(axes: Axes, data: xr.DataArray, *, x: str, over: str, **style) -> None:
+    """Mean over seeds as a line, with the 95 % interval of Student's t around it.
+
+    Args:
+        axes: to draw on.
+        data: with dimensions ``x`` and ``over``; NaN where a seed is missing.
+        x: horizontal dimension.
+        over: dimension that the mean and the band are taken over.
+        **style: of the line; the band takes its colour.
+    """
+    values = data.transpose(over, x).values
+    horizontal = data[x].values
+    count = np.isfinite(values).sum(axis=0)
+    mean = np.nanmean(values, axis=0)
+    (line,) = axes.plot(horizontal, mean, **style)
+    if values.shape[0] > 1:
+        error = np.nanstd(values, axis=0, ddof=1) / np.sqrt(count)
+        reach = error * scipy.stats.t.ppf(0.975, np.maximum(count - 1, 1))
+        axes.fill_between(horizontal, mean - reach, mean + reach, color=line.get_color(), alpha=0.2, linewidth=0)
+
+
+def learner_lines(axes: Axes, data: xr.DataArray, learners: Sequence[str], *, x: str, over: str, by: str) -> None:
+    """One line with its band per learner, in the learners' own colours and markers."""
+    for order, name in enumerate(learners):
+        style = learner_style(name)
+        line_with_band(axes, data.sel({by: name}), x=x, over=over, zorder=3 + order, markevery=0.1, **style)
+
+
+def heat_map(figure: Figure, axes: Axes, matrix: np.ndarray, *, title: str, limit: float) -> None:
+    """A matrix of weights, zero in white, positive and negative in two colours, with its scale."""
+    image = axes.imshow(matrix, cmap="RdBu", vmin=-limit, vmax=limit)
+    axes.set_title(title)
+    axes.grid(visible=False)
+    ticks = np.arange(matrix.shape[0])
+    axes.set_xticks(ticks, ticks + 1, fontsize=7)
+    axes.set_yticks(ticks, ticks + 1, fontsize=7)
+    figure.colorbar(image, ax=axes, shrink=0.8)
+
+
+def caption(figure: Figure, text: str) -> None:
+    """What to see, and how many seeds, below the panels."""
+    figure.supxlabel(text, fontsize=8.5, color="#444444")

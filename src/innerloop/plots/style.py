@@ -1,0 +1,44 @@
+"""One look for every figure: one colour and marker per learner everywhere, from a colour-blind safe palette."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+from typing import Any
+
+# Okabe and Ito's palette.
+_LEARNERS: dict[str, dict[str, Any]] = {
+    "gradient descent": {"color": "#D55E00", "marker": "v", "label": "gradient descent"},
+    "trained": {"color": "#0072B2", "marker": "+", "label": "trained transformer"},
+    "interpolated": {"color": "#009E73", "marker": "o", "label": "interpolated"},
+    "control": {"color": "#999999", "marker": "x", "label": "control"},
+    "trivial": {"color": "#777777", "linestyle": "--", "label": "predicting zero"},
+    "bayes": {"color": "#000000", "linestyle": ":", "label": "Bayes-optimal"},
+}
+MEASURES: dict[str, dict[str, Any]] = {
+    "cosine": {"color": "#0072B2", "label": "cosine"},
+    "model_difference": {"color": "#E69F00", "label": "model difference"},
+    "prediction_difference": {"color": "#CC79A7", "label": "prediction difference"},
+}
+
+
+def learner_style(name: str) -> dict[str, Any]:
+    """Colour, marker and label of a learner, as keyword arguments for matplotlib.
+
+    Raises:
+        ValueError: for a learner without a style.
+    """
+    if name not in _LEARNERS:
+        raise ValueError(f"no style for learner {name!r}; known are {', '.join(_LEARNERS)}; add it to plots/style.py")
+    return dict(_LEARNERS[name])
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Draws what is inside in the house style."""
+    import matplotlib.style
+
+    with (
+        resources.as_file(resources.files("innerloop.plots") / "innerloop.mplstyle") as path,
+        matplotlib.style.context(path),
+    ):
+        yield

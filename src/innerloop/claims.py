@@ -18,11 +18,11 @@ The same criterion is applied to a *control* that must miss it, a near miss wher
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 import scipy.stats
+from numpy.typing import ArrayLike
 
 Kind = Literal["exact", "statistical"]
 Verdict = Literal["reproduced", "not reproduced", "inconclusive", "consistent"]
@@ -59,18 +59,19 @@ class Criterion:
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """A scalar and its 95 % interval; the interval is null for exact values and for a single seed."""
+    """A scalar and its 95 % interval; the interval is null for exact values, for a single seed and where a
+    value is not finite."""
 
     measured: float
     low: float | None
     high: float | None
 
     @classmethod
-    def over_seeds(cls, values: Sequence[float]) -> "Measurement":
+    def over_seeds(cls, values: ArrayLike) -> "Measurement":
         """Mean over seeds with the interval of Student's t."""
-        array = np.asarray(values, dtype=np.float64)
+        array = np.asarray(values, dtype=np.float64).ravel()
         mean = float(array.mean())
-        if array.size < 2:
+        if array.size < 2 or not math.isfinite(mean):
             return cls(mean, None, None)
         error = float(array.std(ddof=1)) / math.sqrt(array.size)
         reach = error * float(scipy.stats.t.ppf((1 + CONFIDENCE) / 2, array.size - 1))
@@ -142,24 +143,32 @@ def exact(
     unit: str = "",
 ) -> Claim:
     """A claim whose value has no sampling error: a proof's residual, a closed form, a count."""
-    verdict = criterion.verdict(measured, measured)
-    control_verdict = criterion.verdict(control_measured, control_measured)
-    point = Measurement(float(measured), None, None)
     return _claim(
-        id, statement, source, "exact", published, unit, point, None, criterion, verdict, control, control_measured,
-        control_verdict,
-    )  # fmt: skip
+        id=id,
+        statement=statement,
+        source=source,
+        kind="exact",
+        published=published,
+        unit=unit,
+        measurement=Measurement(float(measured), None, None),
+        num_seeds=None,
+        criterion=criterion,
+        verdict=criterion.verdict(measured, measured),
+        control=control,
+        control_measured=control_measured,
+        control_verdict=criterion.verdict(control_measured, control_measured),
+    )
 
 
 def statistical(
     id: str,
     statement: str,
     source: str,
-    values: Sequence[float],
+    values: ArrayLike,
     criterion: Criterion,
     *,
     control: str,
-    control_values: Sequence[float],
+    control_values: ArrayLike,
     published: float | str | None = None,
     unit: str = "",
 ) -> Claim:
@@ -176,44 +185,43 @@ def statistical(
         published: the paper's number.
         unit: of the values.
     """
-    measurement = Measurement.over_seeds(values)
-    control_measurement = Measurement.over_seeds(control_values)
-    verdict: Verdict = "inconclusive"
-    if not all(math.isfinite(value) for value in values):
-        verdict = "not reproduced"
-    elif measurement.low is not None and measurement.high is not None:
+    measurement, control_measurement = Measurement.over_seeds(values), Measurement.over_seeds(control_values)
+    if not np.isfinite(values).all():
+        verdict: Verdict = "not reproduced"
+    elif measurement.low is None or measurement.high is None:
+        verdict = "inconclusive"
+    else:
         verdict = criterion.verdict(measurement.low, measurement.high)
     low = control_measurement.measured if control_measurement.low is None else control_measurement.low
     high = control_measurement.measured if control_measurement.high is None else control_measurement.high
-    control_verdict = criterion.verdict(low, high)
     return _claim(
-        id, statement, source, "statistical", published, unit, measurement, len(values), criterion, verdict, control,
-        control_measurement.measured, control_verdict,
-    )  # fmt: skip
-
-
-def _claim(
-    id, statement, source, kind, published, unit, measurement, num_seeds, criterion, verdict, control,
-    control_measured, control_verdict,
-) -> Claim:  # fmt: skip
-    if verdict == "reproduced" and control_verdict != "not reproduced":
-        verdict = "inconclusive"
-    return Claim(
         id=id,
         statement=statement,
         source=source,
-        kind=kind,
+        kind="statistical",
         published=published,
         unit=unit,
+        measurement=measurement,
+        num_seeds=np.size(values),
+        criterion=criterion,
+        verdict=verdict,
+        control=control,
+        control_measured=control_measurement.measured,
+        control_verdict=criterion.verdict(low, high),
+    )
+
+
+def _claim(*, measurement: Measurement, criterion: Criterion, verdict: Verdict, **described: Any) -> Claim:
+    """Spells measurement and criterion out, and lowers the verdict of a claim whose control does not fail."""
+    if verdict == "reproduced" and described["control_verdict"] != "not reproduced":
+        verdict = "inconclusive"
+    return Claim(
         measured=measurement.measured,
         low=measurement.low,
         high=measurement.high,
-        num_seeds=num_seeds,
         criterion=str(criterion),
         criterion_low=criterion.low if math.isfinite(criterion.low) else None,
         criterion_high=criterion.high if math.isfinite(criterion.high) else None,
         verdict=verdict,
-        control=control,
-        control_measured=float(control_measured),
-        control_verdict=control_verdict,
+        **described,
     )

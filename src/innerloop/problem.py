@@ -66,7 +66,7 @@ class CallableLearner(eqx.Module):
 
     def __call__(self, problem: Problem) -> Prediction:
         """Calls the function on the host; the trajectory starts at zero, the prediction without a context."""
-        value = _call_on_host(self.function, self.difference_step, problem)
+        value = jnp.asarray(_call_on_host(self.function, self.difference_step, problem))
         return Prediction(value, jnp.stack([jnp.zeros_like(value), value]), None)
 
 

@@ -178,7 +178,7 @@ def _train_into(folder: RunFolder, recipe: Recipe, report) -> None:
         state, history = None, []
     write_json(folder.file(ENVIRONMENT), environment())
     written = time.monotonic()
-    for state, measurement in train(recipe, state):  # noqa: B020, PLR1704 (the loop goes on from the stored state)
+    for state, measurement in train(recipe, state):  # noqa: B020 (the loop goes on from the stored state)
         history.append(_on_host(measurement))
         if report is not None:
             report(_progress(folder, recipe, history[-1]))
@@ -206,7 +206,7 @@ def _write_results(folder: RunFolder, recipe: Recipe, state: TrainingState, hist
         "gradient_norm": (stacked.gradient_norm, "global norm before clipping, mean over the chunk"),
         "evaluation_loss": (stacked.evaluation_loss, "half squared error on the held-out tasks"),
     }
-    variables = {
+    variables: dict[str, tuple[tuple[str, ...], np.ndarray, dict[str, str]]] = {
         name: (("step", "seed"), np.asarray(values), {"units": units}) for name, (values, units) in by_step.items()
     }
     variables["diverged_at"] = (("seed",), np.asarray(state.diverged_at), {"units": "step; -1 for never"})
@@ -225,8 +225,9 @@ def _read_checkpoint(folder: RunFolder, recipe: Recipe) -> tuple[TrainingState, 
     tensors = read_tensors(path)
     with numerics(recipe):
         state_template = jax.eval_shape(lambda: initial_state(recipe))
-        scalar = jax.ShapeDtypeStruct((), jnp.float32)
-        history_template = Measurement(scalar, scalar, scalar, scalar, state_template.weights)
+        # Only the structure counts: shapes and dtypes come from the file.
+        step = state_template.step
+        history_template = Measurement(step, step, step, step, state_template.weights)
         state = _from_tensors("state", state_template, tensors, path)
     history = _from_tensors("history", history_template, tensors, path, convert=np.asarray)
     return state, [jax.tree.map(lambda leaf, i=i: leaf[i], history) for i in range(history.step.shape[0])]

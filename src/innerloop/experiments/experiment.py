@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Preset = Literal["smoke", "quick", "paper"]
-"""smoke: seconds, to see that it runs; quick: minutes on two CPU cores, real verdicts; paper: the paper's own recipe."""
+"""smoke: to see that it runs; quick: minutes on two CPU cores, real verdicts; paper: the paper's own recipe."""
 
 Stage = Callable[[str], None]
 """Called with the name of what is being computed next."""

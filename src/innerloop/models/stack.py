@@ -110,8 +110,10 @@ def run_stack(
     num_keys = num_tokens if config.query_in_keys else num_tokens - 1
     is_updated = jnp.arange(token_size) >= (token_size - num_targets if config.update == "targets" else 0)
 
-    def layer(tokens, layer_weights: StackWeights | None):
-        layer_weights = jax.tree.map(lambda leaf: leaf[0], weights) if layer_weights is None else layer_weights
+    shared = jax.tree.map(lambda leaf: leaf[0], weights)
+
+    def layer(tokens, own: StackWeights | None):
+        layer_weights = shared if own is None else own
         attention = linear_map(layer_weights.attention, tokens, num_keys)
         update = attention_update(layer_weights.attention, tokens, attention)
         tokens = tokens + config.damping * jnp.where(is_updated, update, jnp.zeros_like(update))

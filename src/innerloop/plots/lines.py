@@ -21,7 +21,7 @@ def line_with_band(axes: Axes, data: xr.DataArray, *, x: str, over: str, **style
         over: dimension that the mean and the band are taken over.
         **style: of the line; the band takes its colour.
     """
-    values = data.transpose(over, x).values
+    values = data.transpose(over, x).values.astype(np.float64)
     horizontal = data[x].values
     count = np.isfinite(values).sum(axis=0)
     mean = np.nanmean(values, axis=0)
@@ -35,8 +35,8 @@ def line_with_band(axes: Axes, data: xr.DataArray, *, x: str, over: str, **style
 def learner_lines(axes: Axes, data: xr.DataArray, learners: Sequence[str], *, x: str, over: str, by: str) -> None:
     """One line with its band per learner, in the learners' own colours and markers."""
     for order, name in enumerate(learners):
-        style = learner_style(name)
-        line_with_band(axes, data.sel({by: name}), x=x, over=over, zorder=3 + order, markevery=0.1, **style)
+        style = learner_style(name) | {"markevery": max(1, data.sizes[x] // 12), "zorder": 3 + order}
+        line_with_band(axes, data.sel({by: name}), x=x, over=over, **style)
 
 
 def heat_map(figure: Figure, axes: Axes, matrix: np.ndarray, *, title: str, limit: float) -> None:

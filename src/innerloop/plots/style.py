@@ -7,9 +7,23 @@ from typing import Any
 
 # Okabe and Ito's palette.
 _LEARNERS: dict[str, dict[str, Any]] = {
-    "gradient descent": {"color": "#D55E00", "marker": "v", "label": "gradient descent"},
-    "trained": {"color": "#0072B2", "marker": "+", "label": "trained transformer"},
-    "interpolated": {"color": "#009E73", "marker": "o", "label": "interpolated"},
+    # Equal learners lie on one another: the widest line is drawn first, then dots, then thin crosses.
+    "gradient descent": {
+        "color": "#D55E00",
+        "marker": "v",
+        "label": "gradient descent",
+        "linewidth": 3.5,
+        "markersize": 9,
+    },
+    "interpolated": {"color": "#009E73", "marker": "o", "label": "interpolated", "linestyle": "", "markersize": 5},
+    "trained": {
+        "color": "#0072B2",
+        "marker": "+",
+        "label": "trained transformer",
+        "linewidth": 1.3,
+        "markersize": 13,
+        "markeredgewidth": 2,
+    },
     "control": {"color": "#999999", "marker": "x", "label": "control"},
     "trivial": {"color": "#777777", "linestyle": "--", "label": "predicting zero"},
     "bayes": {"color": "#000000", "linestyle": ":", "label": "Bayes-optimal"},

@@ -101,7 +101,7 @@ class Exponential(IndependentInputs):
         return jax.random.exponential(key, shape)
 
     def raw_moments(self):
-        """n! for the n-th moment."""
+        """N! for the n-th moment."""
         return 1.0, 2.0, 6.0, 24.0
 
 

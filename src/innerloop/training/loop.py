@@ -13,7 +13,7 @@ at its last finite weights and reported with its step; the other seeds go on.
 import contextlib
 from collections.abc import Iterator
 from functools import lru_cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import equinox as eqx
 import jax
@@ -194,13 +194,13 @@ def _compiled_chunk(recipe: Recipe, length: int):
     kernel = recipe_kernel(recipe)
     optimizer = make_optimizer(recipe.optimizer)
 
-    def take_step(weights, optimizer_state, diverged_at, draw, step):
+    def take_step(weights: Any, optimizer_state, diverged_at, draw, step):
         loss, gradient = kernel.loss_and_gradient(weights, draw)
         norm = optax.global_norm(gradient)
         # Optax mixes dtypes in its scalars, which strict promotion would refuse.
         with jax.numpy_dtype_promotion("standard"):
-            updates, new_optimizer_state = optimizer.update(gradient, optimizer_state, weights)
-            new_weights = optax.apply_updates(weights, updates)
+            updates, new_optimizer_state = optimizer.update(cast(Any, gradient), optimizer_state, weights)
+            new_weights = eqx.apply_updates(weights, updates)
         is_finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         diverged_at = jnp.where((diverged_at < 0) & ~is_finite, step, diverged_at)
         keep = partial(jnp.where, diverged_at < 0)
@@ -208,7 +208,7 @@ def _compiled_chunk(recipe: Recipe, length: int):
         optimizer_state = jax.tree.map(keep, new_optimizer_state, optimizer_state)
         return weights, optimizer_state, diverged_at, loss, norm
 
-    def one_seed(weights, optimizer_state, diverged_at, key, first_step, evaluation_batch):
+    def one_seed(first_step, evaluation_batch, weights, optimizer_state, diverged_at, key):
         stream = named_key(key, "training")
 
         def body(carry, step):
@@ -229,7 +229,7 @@ def _compiled_chunk(recipe: Recipe, length: int):
     @partial(jax.jit, compiler_options=_compiler_options())
     def chunk(state, keys, evaluation_batch):
         weights, optimizer_state, diverged_at, measured = _over_seeds(
-            lambda *seed: one_seed(*seed, state.step, evaluation_batch),
+            partial(one_seed, state.step, evaluation_batch),
             state.weights,
             state.optimizer,
             state.diverged_at,

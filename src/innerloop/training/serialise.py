@@ -32,8 +32,8 @@ def recipe_from_json(text: str) -> Recipe:
     return structure(json.loads(text), Recipe)
 
 
-def structure(value: Any, cls: Any) -> Any:
-    """Builds ``cls`` from plain JSON values, strictly.
+def structure(value: Any, cls: Any, *, path: str = "recipe") -> Any:
+    """Builds ``cls`` from plain JSON values, strictly; ``path`` is what messages call the whole value.
 
     Raises:
         ValueError: naming every field that does not fit.
@@ -41,7 +41,7 @@ def structure(value: Any, cls: Any) -> Any:
     try:
         return _CONVERTER.structure(value, cls)
     except cattrs.BaseValidationError as error:
-        messages = cattrs.transform_error(error, path="recipe", format_exception=_describe)
+        messages = cattrs.transform_error(error, path=path, format_exception=_describe)
         raise ValueError("; ".join(messages)) from None
 
 

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from innerloop.plots import MEASURES, caption, heat_map, house_style, learner_lines, learner_style, line_with_band
 
-_SHOWN = ("gradient descent", "trained", "interpolated")
+_SHOWN = ("gradient descent", "interpolated", "trained")
 
 
 def draw(data: xr.Dataset) -> dict[str, Figure]:
@@ -30,7 +30,7 @@ def _figure_2(data: xr.Dataset) -> Figure:
     learner_lines(lengths, data["sweep_loss"], _SHOWN, x="context_length", over="sweep_seed", by="learner")
     lengths.set(title="(c) several N = n_i", xlabel="N = n_i", ylabel="loss", xticks=data["context_length"].values)
     lengths.legend()
-    _shift(inputs, data, data["input_scale_loss"], "input_scale", "(d) scaled inputs", "a, where x ~ U(-a/2, a/2)")
+    _shift(inputs, data["input_scale_loss"], "input_scale", "(d) scaled inputs", "a, where x ~ U(-a/2, a/2)")
     seeds, sweep = data.sizes["seed"], data.sizes["sweep_seed"]
     caption(
         figure,
@@ -45,9 +45,9 @@ def _loss_curves(axes: Axes, data: xr.Dataset) -> None:
         axes.plot(
             data["step"], data["loss"].sel(seed=seed), color=learner_style("trained")["color"], alpha=0.3, linewidth=1
         )
-    trained = {**learner_style("trained"), "marker": ""}
+    trained = learner_style("trained") | {"marker": ""}
     line_with_band(axes, data["loss"], x="step", over="seed", **trained)
-    descent = {**learner_style("gradient descent"), "marker": ""}
+    descent = learner_style("gradient descent") | {"marker": "", "linewidth": 2}
     axes.axhline(float(data["final_loss"].sel(learner="gradient descent")[0]), **descent)
     axes.axhline(float(data["trivial_loss"]), linewidth=1.2, **learner_style("trivial"))
     axes.set(title="(a) loss", xlabel="training steps", ylabel="half squared error", ylim=(0.18, None))
@@ -66,9 +66,7 @@ def _alignment_curves(axes: Axes, data: xr.Dataset) -> None:
     axes.legend(handles, [str(handle.get_label()) for handle in handles], loc="center right")
 
 
-def _shift(
-    axes: Axes, data: xr.Dataset, loss: xr.DataArray, x: str, title: str, label: str, trained_at: float | None = 1.0
-) -> None:
+def _shift(axes: Axes, loss: xr.DataArray, x: str, title: str, label: str, trained_at: float | None = 1.0) -> None:
     learner_lines(axes, loss, _SHOWN, x=x, over="seed", by="learner")
     if trained_at is not None:
         axes.axvline(trained_at, color="#bbbbbb", linewidth=1)
@@ -79,17 +77,17 @@ def _shift(
 def _figure_6a(data: xr.Dataset) -> Figure:
     figure = Figure(figsize=(15, 6.8))
     rows = figure.subplots(2, 4)
-    _shift(rows[0, 0], data, data["input_scale_loss"], "input_scale", "scaled inputs", "a, where x ~ U(-a/2, a/2)")
-    _shift(rows[1, 0], data, data["target_scale_loss"], "target_scale", "scaled targets", "a, where W ~ N(0, a^2)")
+    _shift(rows[0, 0], data["input_scale_loss"], "input_scale", "scaled inputs", "a, where x ~ U(-a/2, a/2)")
+    _shift(rows[1, 0], data["target_scale_loss"], "target_scale", "scaled targets", "a, where W ~ N(0, a^2)")
     for column, name in enumerate(data["distribution"].values, start=1):
         text = data["text_scale_loss"].sel(distribution=name)
-        _shift(rows[0, column], data, text, "text_scale", f"{name} (text)", "a, where a x", None)
+        _shift(rows[0, column], text, "text_scale", f"{name} (text)", "a, inputs a x", None)
         code = data["code_scale_loss"].sel(distribution=name)
-        _shift(rows[1, column], data, code, "code_scale", f"{name} (code)", "a, where a x / |X|", None)
+        _shift(rows[1, column], code, "code_scale", f"{name} (code)", "a, inputs a x / |X|", None)
     caption(
         figure,
-        "Away from the training distribution the trained layer still does the same gradient step. 'text' scales the "
-        f"inputs; 'code' divides them by the context's Frobenius norm first. Mean and 95 % band, n = {data.sizes['seed']}.",
+        "Away from the training distribution the trained layer does the same gradient step. 'text' scales inputs, "
+        f"'code' divides them by the context's Frobenius norm first. Mean and 95 % band, n = {data.sizes['seed']}.",
     )
     return figure
 
@@ -143,7 +141,8 @@ def _figure_9(data: xr.Dataset) -> Figure:
         heat_map(figure, panels[1, column], constructed, title=f"Proposition 1: {title}", limit=limit)
     caption(
         figure,
-        f"Seed {int(data['seed'][0])}, in the gauge where W_K^T W_Q has mean diagonal 1 (b = {scale:.3f}). The last entry "
-        f"of P W_V is -c: trained {-trained_PV[-1, -1]:.4f}, exact optimum {-data['constructed_W_PV'].values[-1, -1]:.4f}.",
+        f"Seed {int(data['seed'][0])}, in the gauge where W_K^T W_Q has mean diagonal 1 (b = {scale:.3f}). The last "
+        f"entry of P W_V is -c: trained {-trained_PV[-1, -1]:.4f}, "
+        f"exact optimum {-data['constructed_W_PV'].values[-1, -1]:.4f}.",
     )
     return figure

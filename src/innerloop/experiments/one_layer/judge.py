@@ -24,7 +24,7 @@ SCALED_TARGETS = Criterion(high=0.02)  # a learning rate 20 % off has .041
 STEP_SIZE = Criterion(-0.03, 0.03)  # c - c*, with c* = .606; 10 % off is .06
 WEIGHT_ERROR = Criterion(high=0.15)
 ROLLED_MEDIAN = Criterion(high=0.005)  # largest difference along 50 applications
-FIRST_APPLICATION = Criterion(0.0093, 0.0153)  # published .217 - .2047 = .0123
+FIRST_APPLICATION = Criterion(0.0080, 0.0166)  # published .217 - .2047 = .0123; .217 is read off a plot, good to 2 %
 LAST_APPLICATION = Criterion(0.040, 0.052)  # published .046
 DESCENT_LOSS = Criterion(0.1957, 0.2137)  # published .2047 on one set of 10 000 tasks, whose mean scatters by .003
 
@@ -70,12 +70,13 @@ def _trained_against_constructed(data: xr.Dataset) -> list[Claim]:
     relative = _relative(loss, "learner")
     near_miss = "learning rate 10 % off"
     descent = loss.sel(learner="gradient descent")
-    unscaled = data["unscaled_interpolation_loss"] / descent - 1
+    off_target = data["off_target_interpolation_loss"] / descent - 1
     return [
         statistical(
             "loss", "a trained layer reaches the loss of one tuned gradient step", "Fig 2a",
-            _values(relative, "trained"), equal_loss(MAIN_LENGTH), published="equal", unit="relative difference of losses",
-            control=near_miss, control_values=_values(relative, "control")[:1],
+            _values(relative, "trained"), equal_loss(MAIN_LENGTH), published="equal",
+            unit="relative difference of losses", control=near_miss,
+            control_values=_values(relative, "control")[:1],
         ),
         statistical(
             "cosine", "the sensitivities point the same way", "Fig 2b",
@@ -95,8 +96,9 @@ def _trained_against_constructed(data: xr.Dataset) -> list[Claim]:
         ),
         statistical(
             "interpolation", "the mean of trained and constructed weights has the same loss", "A.3",
-            _values(relative, "interpolated"), equal_loss(MAIN_LENGTH), published="equal", unit="relative difference of losses",
-            control="the mean without rescaling (largest seed)", control_values=[float(unscaled.max())],
+            _values(relative, "interpolated"), equal_loss(MAIN_LENGTH), published="equal",
+            unit="relative difference of losses", control="a construction with its learning rate 20 % off",
+            control_values=off_target.values,
         ),
     ]  # fmt: skip
 

@@ -5,6 +5,7 @@ Losses are half squared errors. ``learner`` runs over gradient descent, the trai
 """
 
 from collections.abc import Callable, Mapping
+from typing import cast
 
 import equinox as eqx
 import jax
@@ -26,7 +27,7 @@ from innerloop.analysis import (
     trajectory_losses,
 )
 from innerloop.exact import context_spectra, gradient_descent_losses, one_step_loss, trivial_loss
-from innerloop.experiments.one_layer.setting import MAIN, Setting, setting, snapshot
+from innerloop.experiments.one_layer.setting import MAIN, Setting, descend, setting, snapshot
 from innerloop.keys import named_key, root_key
 from innerloop.models import Transformer, products
 from innerloop.runs import Run
@@ -76,11 +77,15 @@ def final_comparison(here: Setting) -> Variables:
     losses = _losses(here)
     final = _alignment(here.trained, here.descent, here.held_out)
     near_miss = align(here.near_miss, here.descent, here.held_out)
-    two_steps = align(GradientDescent(here.learning_rate, 2), here.descent, here.held_out)
-    unscaled = interpolate_seeds(here, rescale=False)
+    two_steps = align(descend(here.learning_rate, 2), here.descent, here.held_out)
+    off_target = interpolate_seeds(here, constructed=here.far_constructed)
     variables: Variables = {
         "final_loss": (("learner", "seed"), losses, _HALF_SQUARED_ERROR),
-        "unscaled_interpolation_loss": (("seed",), _mean_losses(unscaled, here.held_out), _HALF_SQUARED_ERROR),
+        "off_target_interpolation_loss": (
+            ("seed",),
+            np.asarray(_mean_losses(off_target, here.held_out)),
+            _HALF_SQUARED_ERROR,
+        ),
         "exact_loss": ((), np.asarray(one_step_loss(here.task, here.learning_rate)), _HALF_SQUARED_ERROR),
         "trivial_loss": ((), np.asarray(trivial_loss(here.task)), _HALF_SQUARED_ERROR),
         "learning_rate": ((), np.asarray(here.learning_rate), {"units": "eta"}),
@@ -98,19 +103,20 @@ def context_lengths(runs: Mapping[str, Run]) -> xr.Dataset:
     for run in runs.values():
         here = setting(run)
         coordinates = {"learner": list(LEARNERS), "sweep_seed": np.asarray(run.recipe.seeds)}
-        data = {
+        data: Variables = {
             "sweep_loss": (("learner", "sweep_seed"), _losses(here), _HALF_SQUARED_ERROR),
-            "sweep_exact_loss": ((), one_step_loss(here.task, here.learning_rate), _HALF_SQUARED_ERROR),
+            "sweep_exact_loss": ((), np.asarray(one_step_loss(here.task, here.learning_rate)), _HALF_SQUARED_ERROR),
         }
         parts.append(xr.Dataset(data, coordinates).assign_coords(context_length=here.task.context_length))
     # Context lengths may have different numbers of seeds; the missing ones are NaN.
-    return xr.concat(parts, "context_length", join="outer", coords="minimal", compat="equals")
+    joined = xr.concat(parts, "context_length", join="outer", coords="minimal", compat="equals")
+    return cast(xr.Dataset, joined)
 
 
 def distribution_shifts(here: Setting, num_tasks: int) -> Variables:
     """Fig 2 d and 6 a: scaled inputs, scaled targets, and three other input distributions in two normalisations."""
     interpolated = interpolate_seeds(here)
-    far_off = GradientDescent(0.8 * here.learning_rate)
+    far_off = descend(0.8 * here.learning_rate)
 
     def sweep(task: LinearRegression, scale, values, control: GradientDescent, name: str) -> np.ndarray:
         key = named_key(named_key(root_key(0), "out of distribution"), name)
@@ -159,8 +165,8 @@ def roll_outs(here: Setting) -> Variables:
     medians, stable_means, capped_means, exact_means, stable_counts = [], [], [], [], []
     for damping in DAMPINGS:
         is_stable = damping * step_size * largest < 2 * STABLE_FRACTION
-        descent = GradientDescent(here.learning_rate, APPLICATIONS, damping)
-        far_off = GradientDescent(0.7 * here.learning_rate, APPLICATIONS, damping)
+        descent = descend(here.learning_rate, APPLICATIONS, damping)
+        far_off = descend(0.7 * here.learning_rate, APPLICATIONS, damping)
         summarise = _roll_out_summary(jnp.asarray(is_stable), here.held_out)
         trained = _over_seeds(
             lambda one, damping=damping: roll_out(one, num_layers=APPLICATIONS, damping=damping),
@@ -218,11 +224,10 @@ def weight_readings(run: Run, here: Setting) -> Variables:
     return variables
 
 
-def interpolate_seeds(here: Setting, *, rescale: bool = True) -> Transformer:
-    """Every seed's transformer interpolated with the construction."""
-    return over_learners(
-        lambda one: interpolate(one, here.constructed, input_size=here.task.input_size, rescale=rescale), here.trained
-    )
+def interpolate_seeds(here: Setting, *, constructed: Transformer | None = None) -> Transformer:
+    """Every seed's transformer interpolated with a construction, by default the tuned step's."""
+    other = here.constructed if constructed is None else constructed
+    return over_learners(lambda one: interpolate(one, other, input_size=here.task.input_size), here.trained)
 
 
 def coordinates(main: Run) -> dict[str, np.ndarray | list[str]]:

@@ -181,6 +181,5 @@ def _constructed(samples: Sample, initial_weights: Array | None, *, num_layers: 
 def _difference(learner: Learner, other: Learner, samples: Sample) -> float:
     """Largest absolute difference of two learners' trajectories, query and context."""
     ours, theirs = (jax.vmap(one)(samples.problem) for one in (learner, other))
-    query = jnp.max(jnp.abs(ours.trajectory - theirs.trajectory))
-    context = jnp.max(jnp.abs(ours.context_trajectory - theirs.context_trajectory))
-    return float(jnp.maximum(query, context))
+    differences = jax.tree.map(lambda a, b: jnp.max(jnp.abs(a - b)), ours, theirs)
+    return max(float(difference) for difference in jax.tree.leaves(differences))

@@ -1,0 +1,1 @@
+"""Benchmarks: how long a training step takes, by itself and beside the published code. See README.md."""

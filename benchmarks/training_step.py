@@ -1,0 +1,159 @@
+"""Times whole training steps at the paper's sizes, by themselves or beside the published code.
+
+    python -m benchmarks.training_step [--reference PATH] [--rounds N] [--steps N] [--seeds N] [--output DIR]
+
+A step is all of it: fresh tasks, loss, gradient, clip, Adam. Both sides run in every round, so that load from elsewhere
+hits both, and ratios are taken round by round.
+"""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import tyro
+from rich.console import Console
+
+from benchmarks.reference import ReferenceLoop, UnsuitableReferenceError, check_files
+from benchmarks.report import Row, save, table
+from innerloop.training import Recipe, TrainingState, initial_state, numerics, published, train
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "1 layer": {"num_layers": 1, "tied": True},
+    "2 tied layers": {"num_layers": 2, "tied": True},
+    "5 untied layers": {"num_layers": 5, "tied": False},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Times whole training steps (data, gradient, clip, Adam) at the paper's sizes."""
+
+    reference: Path | None = None
+    """Folder transformers_learn_icl_by_gd of the published code, to be timed in turn with innerloop."""
+    rounds: int = 7
+    """Timed rounds; medians and spreads are over them."""
+    steps: int = 100
+    """Training steps that each side takes in a round."""
+    seeds: int = 5
+    """Seeds that are trained together in the second measurement; the first has one."""
+    output: Path = Path("benchmarks/results")
+    """Where the table (JSON) and the plot (PNG) go."""
+
+    def __post_init__(self):
+        for name in ("rounds", "steps", "seeds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}; choose e.g. 5")
+
+
+class OurLoop:
+    """Innerloop's training on one recipe; every `run` trains the same steps anew.
+
+    Attributes:
+        compile_seconds: time that the first call took beyond its steps.
+    """
+
+    def __init__(self, recipe: Recipe):
+        """Compiles the recipe, whose ``num_steps`` must be two chunks of ``evaluation_interval``."""
+        self._recipe = recipe
+        with numerics(recipe):
+            state = jax.block_until_ready(initial_state(recipe))
+            # One step before the end of the first chunk: what comes before the timed chunk is then a single step.
+            self._start = dataclasses.replace(state, step=jnp.asarray(recipe.evaluation_interval - 1, jnp.int32))
+        first, second = self._two_chunks(state)
+        self.compile_seconds = first - second
+        self._two_chunks(self._start)
+
+    def run(self) -> float:
+        """Returns the seconds that ``evaluation_interval`` steps of all seeds take, and one measurement."""
+        return self._two_chunks(self._start)[1]
+
+    def _two_chunks(self, state: TrainingState) -> tuple[float, float]:
+        """Seconds until the first chunk is done, everything that `train` sets up included, and from there to the end.
+
+        `train` yields a chunk when it is done and has sent off the following one, so the time from the first yield to
+        the second is that of the second chunk alone. (This needs JAX's asynchronous dispatch, which is its default.)
+        """
+        start = time.perf_counter()
+        chunks = train(self._recipe, state)
+        jax.block_until_ready(next(chunks))
+        middle = time.perf_counter()
+        jax.block_until_ready(next(chunks))
+        return middle - start, time.perf_counter() - middle
+
+
+def timing_recipe(name: str, *, steps: int, seeds: int) -> Recipe:
+    """The published recipe with chunks of ``steps`` steps and next to no evaluation."""
+    recipe = published(**RECIPES[name], num_steps=2 * steps, seeds=tuple(range(seeds)))
+    return dataclasses.replace(recipe, evaluation_interval=steps, evaluation_tasks=1)
+
+
+def time_recipe(name: str, settings: Settings) -> list[Row]:
+    """Times one recipe: innerloop with one seed and with several, and the reference where there is one.
+
+    Raises:
+        UnsuitableReferenceError: if the reference cannot run.
+    """
+    steps = settings.steps
+    reference = None
+    if settings.reference is not None:
+        reference = ReferenceLoop(settings.reference, timing_recipe(name, steps=steps, seeds=1))
+    recipes = {seeds: timing_recipe(name, steps=steps, seeds=seeds) for seeds in sorted({1, settings.seeds})}
+    ours = {seeds: OurLoop(recipe) for seeds, recipe in recipes.items()}
+
+    runs: dict[int | None, Callable[[], float]] = {seeds: loop.run for seeds, loop in ours.items()}
+    if reference is not None:
+        runs[None] = lambda: reference.run(steps)
+    seconds = interleaved(runs, settings.rounds)
+    ms = {key: tuple(1e3 * s / (steps * (key or 1)) for s in values) for key, values in seconds.items()}
+
+    batch_size = recipes[1].batch_size
+    rows = [
+        Row(name, "innerloop", seeds, batch_size, loop.compile_seconds, ms[seeds], ms.get(None))
+        for seeds, loop in ours.items()
+    ]
+    if reference is not None:
+        steady = 1e-3 * sorted(ms[None])[len(ms[None]) // 2] * reference.start_up_steps
+        rows.append(Row(name, "reference", 1, batch_size, reference.start_up_seconds - steady, ms[None]))
+    return rows
+
+
+def interleaved(runs: dict[int | None, Callable[[], float]], rounds: int) -> dict[int | None, list[float]]:
+    """Calls every run once a round, in an order that turns around each time; returns the seconds of each."""
+    seconds: dict[int | None, list[float]] = {key: [] for key in runs}
+    for index in range(rounds):
+        order = list(runs) if index % 2 == 0 else list(reversed(runs))
+        for key in order:
+            seconds[key].append(runs[key]())
+    return seconds
+
+
+def main() -> int:
+    """Runs the benchmark; returns the exit code."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)  # the table would wrap at the 80 columns that rich assumes
+    try:
+        settings = tyro.cli(Settings)
+        if settings.reference is not None:
+            check_files(settings.reference)
+        rows: list[Row] = []
+        for name in RECIPES:
+            with console.status(f"timing {name}"):
+                rows += time_recipe(name, settings)
+    except UnsuitableReferenceError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    console.print(table(rows))
+    used = {"rounds": settings.rounds, "steps": settings.steps, "seeds": settings.seeds}
+    for path in save(rows, used, settings.output):
+        console.print(f"saved {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,26 @@
+"""Shape checks, strict dtype promotion and reproducible property tests for the whole suite."""
+
+import jax
+import jaxtyping
+import pytest
+from hypothesis import HealthCheck, settings
+
+jaxtyping.install_import_hook("innerloop", "beartype.beartype")  # before anything imports innerloop
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+# The x64 fixture means the same for every example, so Hypothesis need not worry about its scope.
+settings.register_profile(
+    "innerloop",
+    deadline=None,
+    derandomize=True,
+    max_examples=15,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("innerloop")
+
+
+@pytest.fixture
+def x64():
+    """Double precision, for proofs."""
+    with jax.enable_x64(True):
+        yield

@@ -1,0 +1,130 @@
+"""The batch loss and its gradient against the unbatched transformer under vmap, in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import INPUT_SIZE, OUTPUT_SIZE, random_weights, relative_difference
+
+from innerloop.kernels import batch_loss, training_kernel
+from innerloop.keys import root_key
+from innerloop.models import StackConfig, Transformer
+from innerloop.tasks import Batch, LinearRegression
+from innerloop.tokens import ConcatenatedTokens
+
+TOKEN_SIZE, BATCH_SIZE = INPUT_SIZE + OUTPUT_SIZE, 11
+CONFIGS = {
+    "one-layer": StackConfig(),
+    "tied": StackConfig(num_layers=3),
+    "untied": StackConfig(num_layers=3, tied=False),
+    "heads": StackConfig(num_layers=2, tied=False, num_heads=3, key_size=2),
+    "damped": StackConfig(num_layers=2, damping=-0.6),
+    "targets": StackConfig(num_layers=3, update="targets"),
+    "clipped": StackConfig(num_layers=3, tied=False, token_clip=0.9),
+    "query-in-keys": StackConfig(num_layers=2, query_in_keys=True),
+    "everything": StackConfig(
+        num_layers=3,
+        tied=False,
+        num_heads=2,
+        key_size=7,
+        query_in_keys=True,
+        damping=0.7,
+        update="targets",
+        token_clip=0.9,
+    ),
+}
+pytestmark = pytest.mark.usefixtures("x64")
+
+
+def random_batch(context_length: int) -> Batch:
+    """Sums over longer contexts are scaled down, so that no stack explodes."""
+    rng = np.random.default_rng(context_length)
+    scale = np.sqrt(7 / context_length)
+    shapes = (INPUT_SIZE, context_length + 1, BATCH_SIZE), (OUTPUT_SIZE, context_length + 1, BATCH_SIZE)
+    return Batch(*(jnp.asarray(scale * rng.normal(size=shape)) for shape in shapes))
+
+
+def loss_by_vmap(config, tokens, weights, batch):
+    def loss(sample):
+        return 0.5 * jnp.sum((Transformer(config, weights, tokens)(sample.problem).value - sample.query_target) ** 2)
+
+    return jnp.mean(jax.vmap(loss)(batch.samples()))
+
+
+def initial_weights():
+    return jnp.asarray(np.random.default_rng(1).normal(size=(OUTPUT_SIZE, INPUT_SIZE)))
+
+
+# A context beyond 64 takes XLA's reductions in place of the unrolled sums. W0 changes the query token only.
+CASES = [
+    *((name, 7, name in ("tied", "everything")) for name in CONFIGS),
+    ("one-layer", 67, True),
+    ("tied", 67, False),
+    ("everything", 67, True),
+]
+
+
+@pytest.mark.parametrize(("name", "context_length", "has_initial_weights"), CASES)
+def test_loss_and_gradient(name, context_length, has_initial_weights):
+    config, batch = CONFIGS[name], random_batch(context_length)
+    tokens = ConcatenatedTokens(initial_weights() if has_initial_weights else None)
+    weights = random_weights(config, TOKEN_SIZE, seed=2, size=0.3)
+
+    @jax.jit
+    def both(weights, batch):
+        fast = jax.value_and_grad(batch_loss, argnums=2)(config, tokens, weights, batch)
+        return fast, jax.value_and_grad(loss_by_vmap, argnums=2)(config, tokens, weights, batch)
+
+    (loss, gradient), (expected_loss, expected_gradient) = both(weights, batch)
+    np.testing.assert_allclose(loss, expected_loss, rtol=1e-12)
+    assert relative_difference(gradient, expected_gradient) < 1e-12
+    for leaf in jax.tree.leaves(expected_gradient):  # every distinct layer and head takes part
+        assert (jnp.abs(leaf).max(axis=(2, 3)) > 1e-9).all()
+
+
+@pytest.mark.parametrize("name", ["clipped", "everything"])
+def test_clip_is_active(name):
+    """The cases above would pass without a clip if no entry reached it, or if it froze every entry."""
+    config, batch = CONFIGS[name], random_batch(7)
+    transformer = Transformer(config, random_weights(config, TOKEN_SIZE, seed=2, size=0.3))
+    tokens = jax.jit(jax.vmap(transformer.trace))(batch.samples().problem).tokens[:, 1:, :, INPUT_SIZE:]
+    share = float(jnp.mean(jnp.abs(tokens) == config.token_clip))
+    assert 0.05 < share < 0.95
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        LinearRegression(input_size=INPUT_SIZE, output_size=OUTPUT_SIZE, context_length=7),
+        LinearRegression(
+            input_size=INPUT_SIZE, output_size=OUTPUT_SIZE, context_length=5, noise_std=0.3, normalise_context=True
+        ),
+    ],
+    ids=["plain", "noisy-normalised"],
+)
+def test_kernel_is_the_loss_of_the_stream(task):
+    """Preparing and differentiating step t is the loss of the batch whose key is the stream folded with t."""
+    config, tokens, stream = CONFIGS["heads"], ConcatenatedTokens(initial_weights()), root_key(3)
+    weights = random_weights(config, TOKEN_SIZE, seed=4)
+    kernel = training_kernel(config, tokens, task, BATCH_SIZE)
+    assert kernel.path == "jax"
+    prepare, loss_and_gradient = jax.jit(kernel.prepare), jax.jit(kernel.loss_and_gradient)
+    sample_batch = jax.jit(lambda key: task.sample_batch(key, BATCH_SIZE))
+    expected_of = jax.jit(lambda *both: jax.value_and_grad(loss_by_vmap, argnums=2)(config, tokens, *both))
+    losses = []
+    for step in (0, 5):
+        loss, gradient = loss_and_gradient(weights, prepare(stream, jnp.asarray(step, jnp.int32)))
+        expected_loss, expected = expected_of(weights, sample_batch(jax.random.fold_in(stream, step)))
+        np.testing.assert_allclose(loss, expected_loss, rtol=1e-12)
+        assert relative_difference(gradient, expected) < 1e-12
+        losses.append(float(loss))
+    assert abs(losses[0] - losses[1]) > 1e-3
+
+
+def test_mean_over_tasks_and_sum_over_outputs():
+    """A stack of zeros predicts W0 x for everyone: units of the loss, by hand."""
+    config, batch, W0 = StackConfig(), random_batch(7), initial_weights()
+    weights = jax.tree.map(jnp.zeros_like, random_weights(config, TOKEN_SIZE, seed=0))
+    errors = np.asarray(batch.targets[:, -1]) - np.asarray(W0) @ np.asarray(batch.inputs[:, -1])
+    expected = 0.5 * np.sum(errors**2) / BATCH_SIZE
+    np.testing.assert_allclose(batch_loss(config, ConcatenatedTokens(W0), weights, batch), expected, rtol=1e-13)

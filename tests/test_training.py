@@ -1,0 +1,421 @@
+"""The training loop: held against a step-by-step simulation, against itself interrupted, and against the optimum.
+
+Compiling takes nearly all of the time, so most tests share one recipe, and programs that do not differ between recipes
+come from a cache that lasts as long as this file.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from innerloop.algorithms import GradientDescent
+from innerloop.analysis import over_learners, task_losses
+from innerloop.exact import one_step_loss, optimal_learning_rate, trivial_loss
+from innerloop.keys import named_key, root_key
+from innerloop.models import StackConfig, Transformer
+from innerloop.tasks import LinearRegression, Normal
+from innerloop.training import (
+    OptimizerConfig,
+    Recipe,
+    held_out_batch,
+    initial_state,
+    loop,
+    numerics,
+    recipe_kernel,
+    train,
+)
+
+SEEDS = (2, 3, 5)
+RECIPE = Recipe(
+    task=LinearRegression(input_size=3, context_length=5, noise_std=0.1),
+    model=StackConfig(num_layers=2),
+    # Values that matter: the gradients are longer than the clip, and eps is not negligible beside them.
+    optimizer=OptimizerConfig(learning_rate=0.01, eps=1e-3, weight_decay=0.1, gradient_clip=0.005),
+    init_scale=0.7,
+    num_steps=7,
+    batch_size=17,
+    seeds=SEEDS,
+    evaluation_interval=3,
+    evaluation_tasks=11,
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compilation_cache(tmp_path_factory):
+    options = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in options}
+    for name, value in options.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """All (state, measurement) pairs of the shared recipe."""
+    return list(train(RECIPE))
+
+
+def assert_same_bits(actual, expected):
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        assert (a.dtype, a.shape) == (e.dtype, e.shape)
+        assert np.asarray(a).tobytes() == np.asarray(e).tobytes()
+
+
+def of_seed(index: int, tree):
+    """One seed's part of a state or measurement, with its leading axis; the step has none."""
+    return jax.tree.map(lambda leaf: leaf[index : index + 1] if leaf.ndim else leaf, tree)
+
+
+def steps(pairs) -> list[int]:
+    assert [int(state.step) for state, _ in pairs] == [int(measurement.step) for _, measurement in pairs]
+    return [int(state.step) for state, _ in pairs]
+
+
+def train_by_hand(recipe: Recipe, seed: int):
+    """AdamW in NumPy on the kernel's gradients; lists of weights before, and loss and gradient norm at, every step.
+
+    Goes on to the last step or to the first whose loss or gradient is not finite.
+    """
+    config, kernel = recipe.optimizer, recipe_kernel(recipe)
+    stream = named_key(root_key(seed), "training")
+    loss_and_gradient = jax.jit(lambda weights, step: kernel.loss_and_gradient(weights, kernel.prepare(stream, step)))
+    weights = jax.tree.map(lambda leaf: leaf[0], initial_state(dataclasses.replace(recipe, seeds=(seed,))).weights)
+    leaves, structure = jax.tree.flatten(weights)
+    leaves, zeros = [np.asarray(leaf, np.float64) for leaf in leaves], [np.zeros(leaf.shape) for leaf in leaves]
+    first, second = zeros, zeros
+    history, losses, norms = [leaves], [], []
+    for step in range(recipe.num_steps):
+        weights = jax.tree.unflatten(structure, [jnp.asarray(leaf, recipe.dtype) for leaf in leaves])
+        loss, gradient = loss_and_gradient(weights, jnp.asarray(step, jnp.int32))
+        gradient = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(gradient)]
+        norm = np.sqrt(sum((leaf**2).sum() for leaf in gradient))
+        losses.append(float(loss))
+        norms.append(norm)
+        if not (np.isfinite(loss) and norm < np.finfo(recipe.dtype).max ** 0.5):  # the loop squares in its own dtype
+            break
+        if config.gradient_clip is not None and norm > config.gradient_clip:
+            gradient = [leaf * config.gradient_clip / norm for leaf in gradient]
+        first = [config.b1 * m + (1 - config.b1) * g for m, g in zip(first, gradient, strict=True)]
+        second = [config.b2 * v + (1 - config.b2) * g**2 for v, g in zip(second, gradient, strict=True)]
+        scales = 1 - config.b1 ** (step + 1), 1 - config.b2 ** (step + 1)
+        leaves = [
+            w - config.learning_rate * (m / scales[0] / (np.sqrt(v / scales[1]) + config.eps) + config.weight_decay * w)
+            for w, m, v in zip(leaves, first, second, strict=True)
+        ]
+        history.append(leaves)
+    return history, losses, norms
+
+
+# --- What is done, step by step --------------------------------------------------------------------------------------
+
+
+def test_measurements_fall_on_multiples_of_the_interval_and_on_the_end(trained):
+    assert steps(trained) == [0, 3, 6, 7]
+    assert steps(list(train(dataclasses.replace(RECIPE, num_steps=2)))) == [0, 2]
+
+
+def test_every_step_is_adamw_on_the_clipped_gradient_of_the_seed_s_own_batch(trained):
+    for index, seed in enumerate(SEEDS):
+        history, losses, norms = train_by_hand(RECIPE, seed)
+        assert min(norms) > 2 * RECIPE.optimizer.gradient_clip
+        for (state, measurement), start in zip(trained, (None, 0, 3, 6), strict=True):
+            stop = int(state.step)
+            for tree in (state.weights, measurement.weights):
+                for actual, expected in zip(jax.tree.leaves(tree), history[stop], strict=True):
+                    # Every weight has moved by about .01 a step; this is a thousandth of that.
+                    np.testing.assert_allclose(actual[index], expected, rtol=0, atol=1e-5)
+            if start is None:
+                assert np.isnan(measurement.train_loss[index])
+                assert np.isnan(measurement.gradient_norm[index])
+            else:
+                np.testing.assert_allclose(measurement.train_loss[index], np.mean(losses[start:stop]), rtol=1e-4)
+                np.testing.assert_allclose(measurement.gradient_norm[index], np.mean(norms[start:stop]), rtol=1e-4)
+        assert np.abs(history[7][0] - history[0][0]).min() > 1e-3
+
+
+def test_evaluation_is_the_learner_s_loss_on_the_held_out_tasks(trained):
+    with numerics(RECIPE):
+        samples = held_out_batch(RECIPE).samples()
+    assert samples.query_target.shape == (11, 1)
+    for _, measurement in trained:
+        learners = Transformer(RECIPE.model, measurement.weights, RECIPE.tokens())
+        expected = over_learners(lambda learner: task_losses(learner, samples).mean(), learners)
+        np.testing.assert_allclose(measurement.evaluation_loss, expected, rtol=1e-5)
+
+
+def test_seeds_differ(trained):
+    for leaf in jax.tree.leaves(trained[-1][0].weights):
+        assert leaf.shape[0] == 3
+        assert min(np.abs(leaf[a] - leaf[b]).max() for a, b in ((0, 1), (0, 2), (1, 2))) > 0.1
+
+
+def test_evaluation_stream_is_disjoint_from_every_training_stream():
+    """In double precision, where no two draws agree by chance; the seeds agree, which must not matter."""
+    recipe = dataclasses.replace(RECIPE, dtype="float64", seeds=(0, 1), evaluation_seed=0)
+    with numerics(recipe):
+        held_out = np.asarray(held_out_batch(recipe).inputs)
+        kernel = recipe_kernel(recipe)
+        draws = [
+            kernel.prepare(named_key(root_key(seed), "training"), jnp.asarray(step, jnp.int32))
+            for seed in recipe.seeds
+            for step in range(3)
+        ]
+    everything = np.concatenate([held_out.ravel(), *(np.asarray(draw.inputs).ravel() for draw in draws)])
+    assert np.unique(everything).size == everything.size == 3 * 6 * (11 + 6 * 17)
+
+
+# --- Interruptions and company ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_resumed_from_any_state_it_gives_the_same_bits(trained, index):
+    resumed = list(train(RECIPE, trained[index][0]))
+    assert steps(resumed) == steps(trained)[index + 1 :]
+    for pair, expected in zip(resumed, trained[index + 1 :], strict=True):
+        assert_same_bits(pair, expected)
+
+
+def test_resumed_from_states_that_went_through_numpy(trained):
+    """As states come back from a file."""
+    state = jax.tree.map(lambda leaf: jnp.asarray(np.array(leaf)), trained[1][0])
+    assert_same_bits(list(train(RECIPE, state)), trained[2:])
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_lone_seed_gives_the_bits_that_it_has_in_company(trained, index):
+    alone = list(train(dataclasses.replace(RECIPE, seeds=(SEEDS[index],))))
+    assert_same_bits(alone, of_seed(index, trained))
+
+
+# --- Divergence ------------------------------------------------------------------------------------------------------
+
+FIELDS = ("train_loss", "gradient_norm", "evaluation_loss")
+DIVERGING = dataclasses.replace(
+    RECIPE,
+    model=StackConfig(),
+    optimizer=OptimizerConfig(learning_rate=30.0, gradient_clip=None),
+    num_steps=97,
+    evaluation_interval=7,
+)
+
+
+def test_one_seed_diverges_and_the_others_go_on(trained):
+    state = trained[1][0]
+    broken = jax.tree.map(lambda leaf: leaf.at[1].set(1e30), state.weights)
+    state = dataclasses.replace(state, weights=broken)
+    resumed = list(train(RECIPE, state))
+    assert steps(resumed) == [6, 7]
+    for (state, measurement), (healthy_state, healthy_measurement) in zip(resumed, trained[2:], strict=True):
+        np.testing.assert_array_equal(state.diverged_at, [-1, 3, -1])
+        for name in FIELDS:
+            np.testing.assert_array_equal(np.isnan(getattr(measurement, name)), [False, True, False])
+        for index in (0, 2):
+            expected = of_seed(index, (healthy_state, healthy_measurement))
+            assert_same_bits(of_seed(index, (state, measurement)), expected)
+        assert_same_bits(of_seed(1, (state.weights, measurement.weights)), of_seed(1, (broken, broken)))
+
+
+@pytest.fixture(scope="module")
+def diverged():
+    return list(train(DIVERGING))
+
+
+def test_divergence_is_found_at_its_step_and_weights_stay_at_the_last_finite_ones(diverged):
+    diverged_at = []
+    for index, seed in enumerate(SEEDS):
+        history, _, _ = train_by_hand(DIVERGING, seed)
+        diverged_at.append(len(history) - 1)
+        for actual, expected in zip(jax.tree.leaves(diverged[-1][0].weights), history[-1], strict=True):
+            assert np.isfinite(actual).all()
+            np.testing.assert_allclose(actual[index], expected, rtol=1e-3)
+    np.testing.assert_array_equal(diverged[-1][0].diverged_at, diverged_at)
+    assert len(set(diverged_at)) > 1, "a recipe whose seeds all diverge together tests less"
+
+
+def test_metrics_are_unknown_from_divergence_on_and_training_stops_when_all_have_diverged(diverged):
+    diverged_at = np.asarray(diverged[-1][0].diverged_at)
+    assert (diverged_at >= 0).all()
+    last = 7 * (diverged_at.max() // 7 + 1)
+    assert steps(diverged) == list(range(0, last + 1, 7))
+    assert last < 97
+    for _, measurement in diverged[1:]:
+        for name in FIELDS:
+            np.testing.assert_array_equal(np.isnan(getattr(measurement, name)), diverged_at < measurement.step)
+
+
+def test_nothing_is_left_to_do_once_all_have_diverged(diverged):
+    """Or a run that was killed after its last checkpoint would get a measurement that the uninterrupted one lacks."""
+    assert list(train(DIVERGING, diverged[-1][0])) == []
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        # The first layer's query never sees the target entry: a gradient of zero, and 0 / (sqrt(0) + eps) is NaN.
+        OptimizerConfig(eps=0.0),
+        OptimizerConfig(learning_rate=1e39),  # infinite in single precision
+    ],
+    ids=["eps", "learning_rate"],
+)
+def test_weights_stay_finite_where_the_update_is_not(optimizer):
+    state, measurement = list(train(dataclasses.replace(DIVERGING, optimizer=optimizer, num_steps=1)))[-1]
+    for leaf in jax.tree.leaves((state.weights, measurement.weights)):
+        assert np.isfinite(leaf).all()
+    np.testing.assert_array_equal(state.diverged_at, [0, 0, 0])
+
+
+# --- Precision -------------------------------------------------------------------------------------------------------
+
+
+def test_double_precision_throughout():
+    recipe = dataclasses.replace(RECIPE, dtype="float64", seeds=(2,), num_steps=3, initial_weights=((0.1, 0.2, 0.3),))
+    pairs = []
+    for state, measurement in train(recipe):
+        assert not jax.config.jax_enable_x64, "the caller's precision is his own"
+        pairs.append((state, measurement))
+    for pair in pairs:
+        dtypes = {leaf.dtype for leaf in jax.tree.leaves(pair)}
+        assert dtypes == {np.dtype("float64"), np.dtype("int32")}
+    with numerics(recipe):
+        assert {leaf.dtype for leaf in jax.tree.leaves(held_out_batch(recipe))} == {np.dtype("float64")}
+        history, losses, _ = train_by_hand(recipe, 2)
+    for actual, expected in zip(jax.tree.leaves(pairs[-1][0].weights), history[-1], strict=True):
+        np.testing.assert_allclose(actual[0], expected, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(pairs[-1][1].train_loss[0], np.mean(losses), rtol=1e-12)
+
+
+def test_single_precision_throughout(trained):
+    assert {leaf.dtype for leaf in jax.tree.leaves(trained)} == {np.dtype("float32"), np.dtype("int32")}
+
+
+@pytest.mark.parametrize("precision", ["default", "high", "highest"])
+def test_matmul_precision_is_in_force_while_programs_are_traced(precision):
+    """CPUs ignore it, so the result cannot tell; the traced program can."""
+    recipe = dataclasses.replace(RECIPE, matmul_precision=precision)
+    with numerics(recipe):
+        program = str(jax.make_jaxpr(jnp.dot)(jnp.ones((2, 3)), jnp.ones((3, 5))))
+    expected = {"default": "Precision.DEFAULT", "high": "Precision.HIGH,", "highest": "Precision.HIGHEST"}[precision]
+    assert expected in program
+
+
+# --- Learning --------------------------------------------------------------------------------------------------------
+
+
+def test_one_layer_approaches_the_best_gradient_step():
+    """Within 3 % of the least loss that one step can have, on the same held-out tasks; untrained it is 4 times that."""
+    task = LinearRegression(input_size=2, context_length=11, inputs=Normal())
+    recipe = Recipe(
+        task=task,
+        optimizer=OptimizerConfig(learning_rate=0.01, gradient_clip=1.0),
+        init_scale=0.1,
+        num_steps=400,
+        batch_size=128,
+        seeds=(0, 1),
+        evaluation_interval=200,
+        evaluation_tasks=5000,
+    )
+    measurements = [measurement for _, measurement in train(recipe)]
+    samples = held_out_batch(recipe).samples()
+    rate = optimal_learning_rate(task)
+    losses = np.asarray(task_losses(GradientDescent(rate), samples))
+    standard_error = losses.std() / np.sqrt(losses.size)
+    assert abs(losses.mean() - one_step_loss(task, rate)) < 4 * standard_error
+    assert (measurements[-1].evaluation_loss < 1.03 * losses.mean()).all()
+    assert (measurements[-1].evaluation_loss > 0.97 * losses.mean()).all()
+    assert (measurements[0].evaluation_loss > 0.9 * trivial_loss(task)).all()
+    assert trivial_loss(task) > 4 * one_step_loss(task, rate)
+
+
+# --- Every field counts ----------------------------------------------------------------------------------------------
+
+SMALL = Recipe(
+    task=LinearRegression(input_size=2, context_length=3, noise_std=0.1),
+    model=StackConfig(num_layers=2),
+    optimizer=OptimizerConfig(learning_rate=0.01, weight_decay=0.1, gradient_clip=0.01),
+    init_scale=0.7,
+    num_steps=2,
+    batch_size=5,
+    seeds=(0,),
+    evaluation_interval=2,
+    evaluation_tasks=7,
+)
+CHANGES = {
+    "task.input_size": 3,
+    "task.output_size": 2,
+    "task.context_length": 4,
+    "task.noise_std": 0.2,
+    "task.input_scale": 1.5,
+    "task.target_scale": 1.5,
+    "task.inputs": Normal(),
+    "task.normalise_context": True,
+    "model.num_layers": 3,
+    "model.tied": False,
+    "model.num_heads": 2,
+    "model.key_size": 2,
+    "model.query_in_keys": True,
+    "model.damping": 0.5,
+    "model.update": "targets",
+    "model.token_clip": 0.1,
+    "optimizer.learning_rate": 0.02,
+    "optimizer.b1": 0.5,
+    "optimizer.b2": 0.5,
+    "optimizer.eps": 0.01,
+    "optimizer.weight_decay": 0.2,
+    "optimizer.gradient_clip": 0.02,
+    "initial_weights": ((0.3, 0.5),),
+    "init_scale": 0.8,
+    "num_steps": 1,
+    "batch_size": 6,
+    "seeds": (1,),
+    "evaluation_interval": 1,
+    "evaluation_tasks": 8,
+    "evaluation_seed": 1,
+}
+ELSEWHERE = {"dtype", "matmul_precision"}  # have tests of their own above
+ONLY_MEASURED = {"evaluation_interval", "evaluation_tasks", "evaluation_seed"}
+
+
+@pytest.fixture
+def hasty_compiler(monkeypatch):
+    """Compiles faster and runs slower, for programs that run two steps."""
+    monkeypatch.setattr(loop, "_compiler_options", lambda: {"xla_backend_optimization_level": 0})
+
+
+def outcome(recipe: Recipe):
+    """Final weights and all measurements, as bytes."""
+    pairs = list(train(recipe))
+    weights = [(leaf.shape, np.asarray(leaf).tobytes()) for leaf in jax.tree.leaves(pairs[-1][0].weights)]
+    return weights, [(int(measured.step), float(measured.evaluation_loss[0])) for _, measured in pairs]
+
+
+def changed(recipe: Recipe, field: str, value) -> Recipe:
+    part, _, name = field.rpartition(".")
+    if part:
+        return dataclasses.replace(recipe, **{part: dataclasses.replace(getattr(recipe, part), **{name: value})})
+    return dataclasses.replace(recipe, **{name: value})
+
+
+def test_no_field_is_left_out_below():
+    fields = {field.name for field in dataclasses.fields(Recipe)}
+    for part in ("task", "model", "optimizer"):
+        fields.remove(part)
+        fields |= {f"{part}.{field.name}" for field in dataclasses.fields(getattr(SMALL, part))}
+    assert fields == CHANGES.keys() | ELSEWHERE
+
+
+@pytest.mark.parametrize("field", CHANGES)
+def test_every_field_has_an_effect(field, hasty_compiler):
+    weights, measured = outcome(SMALL)
+    changed_weights, changed_measured = outcome(changed(SMALL, field, CHANGES[field]))
+    assert changed_measured != measured
+    assert (changed_weights == weights) == (field in ONLY_MEASURED)

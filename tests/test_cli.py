@@ -9,7 +9,23 @@ import pytest
 
 from innerloop.cli import main
 
-TINY = ["--num-steps", "4", "--evaluation-interval", "2", "--batch-size", "8", "--evaluation-tasks", "16", "--seeds", "0", "1", "--task.input-size", "3", "--task.context-length", "5"]
+TINY = [
+    "--num-steps",
+    "4",
+    "--evaluation-interval",
+    "2",
+    "--batch-size",
+    "8",
+    "--evaluation-tasks",
+    "16",
+    "--seeds",
+    "0",
+    "1",
+    "--task.input-size",
+    "3",
+    "--task.context-length",
+    "5",
+]
 
 
 def call(capsys, *arguments: str) -> tuple[int, str, str]:

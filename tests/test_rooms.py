@@ -5,7 +5,27 @@ from pathlib import Path
 
 import innerloop
 
-ROOMS = ["checks", "keys", "problem", "tasks", "tokens", "models", "algorithms", "constructions", "exact", "kernels", "training", "store", "runs", "analysis", "claims", "plots", "experiments", "report", "cli"]
+ROOMS = [
+    "checks",
+    "keys",
+    "problem",
+    "tasks",
+    "tokens",
+    "models",
+    "algorithms",
+    "constructions",
+    "exact",
+    "kernels",
+    "training",
+    "store",
+    "runs",
+    "analysis",
+    "claims",
+    "plots",
+    "experiments",
+    "report",
+    "cli",
+]
 SOURCE = Path(innerloop.__file__).parent
 
 

@@ -59,8 +59,7 @@ class Criterion:
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """A scalar and its 95 % interval; the interval is null for exact values, for a single seed and where a
-    value is not finite."""
+    """A scalar and its 95 % interval, null for exact values, for a single seed, and where a value is not finite."""
 
     measured: float
     low: float | None

@@ -102,8 +102,12 @@ def numerics(recipe: Recipe):
 
 def held_out_batch(recipe: Recipe) -> Batch:
     """The held-out tasks; call it under `numerics`."""
-    key = named_key(root_key(recipe.evaluation_seed), "evaluation")
-    return jax.jit(lambda key: recipe.task.sample_batch(key, recipe.evaluation_tasks))(key)
+    return _compiled_held_out(recipe)(named_key(root_key(recipe.evaluation_seed), "evaluation"))
+
+
+@lru_cache(maxsize=64)
+def _compiled_held_out(recipe: Recipe):
+    return jax.jit(lambda key: recipe.task.sample_batch(key, recipe.evaluation_tasks))
 
 
 def initial_state(recipe: Recipe) -> TrainingState:
@@ -173,10 +177,16 @@ def _compiler_options() -> dict[str, str]:
 
 def _measure(recipe: Recipe, state: TrainingState, evaluation_batch: Batch) -> Measurement:
     unknown = jnp.full(len(recipe.seeds), jnp.nan, dtype=recipe.dtype)
-    losses = jax.jit(
-        lambda weights, batch: _over_seeds(lambda w: batch_loss(recipe.model, recipe.tokens(), w, batch), weights)
-    )(state.weights, evaluation_batch)
+    losses = _compiled_evaluation(recipe)(state.weights, evaluation_batch)
     return Measurement(state.step, unknown, unknown, losses, state.weights)
+
+
+@lru_cache(maxsize=64)
+def _compiled_evaluation(recipe: Recipe):
+    tokens = recipe.tokens()
+    return jax.jit(
+        lambda weights, batch: _over_seeds(lambda one: batch_loss(recipe.model, tokens, one, batch), weights)
+    )
 
 
 def _advance_from(recipe: Recipe, state: TrainingState, evaluation_batch: Batch):

@@ -1,7 +1,7 @@
 """Is scikit-learn's ridge regression more like a trained transformer than gradient descent is?
 
-Trains the paper's one-layer transformer for 1000 steps (a few seconds), then compares three learners with it on the same
-tasks. Run: python examples/compare_any_learner.py (needs scikit-learn).
+Trains the paper's one-layer transformer for 1000 steps (a few seconds), then compares three learners with it on the
+same tasks. Run: python examples/compare_any_learner.py (needs scikit-learn).
 """
 
 from sklearn.linear_model import Ridge

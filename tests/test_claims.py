@@ -14,8 +14,8 @@ from innerloop.claims import Claim, Criterion, Measurement, exact, statistical
 FAILING = {"control": "far away", "control_values": [9.0, 9.1, 9.2]}
 
 
-def judged(values, criterion=Criterion(-1.0, 1.0), **control) -> Claim:
-    return statistical("id", "statement", "source", values, criterion, **(control or FAILING))
+def judged(values, **control) -> Claim:
+    return statistical("id", "statement", "source", values, Criterion(-1.0, 1.0), **(control or FAILING))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """One battery of laws over every learner; a new one adds a line to `LEARNERS`."""
 
 from collections.abc import Callable
+from functools import partial
+from operator import itemgetter
 from typing import NamedTuple
 
 import equinox as eqx
@@ -124,8 +126,8 @@ def test_vmap_equals_loop(name):
     learner, problems = LEARNERS[name].make(initial_weights()), random_problem(6, 3)
     batched = jax.jit(jax.vmap(learner))(problems)
     for index in range(3):
-        alone = predict(learner, jax.tree.map(lambda leaf: leaf[index], problems))
-        assert_trees_close(jax.tree.map(lambda leaf: leaf[index], batched), alone, rtol=1e-11, atol=1e-12)
+        one = partial(jax.tree.map, itemgetter(index))
+        assert_trees_close(one(batched), predict(learner, one(problems)), rtol=1e-11, atol=1e-12)
 
 
 @every_learner

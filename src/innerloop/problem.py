@@ -13,7 +13,7 @@ regression, or a callable from another library. Metrics, sweeps and plots are wr
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -50,6 +50,7 @@ class Prediction(eqx.Module):
     context_trajectory: Float[Array, "steps_plus_1 context output_size"] | None
 
 
+@runtime_checkable
 class Learner(Protocol):
     """Anything that learns in context: unbatched, with ``jax.vmap`` outside."""
 

@@ -68,13 +68,14 @@ def _redirected_errors(target: io.StringIO, *, wide: bool):
 
 
 def _one_line(box: str) -> str:
-    """The message inside the box that tyro draws, without its help text."""
-    lines = [line.strip().strip("│").strip() for line in box.splitlines()]
-    message = []
+    """The message inside the box that tyro draws (a title and rules where the terminal has no box characters)."""
+    lines = [line.strip(" │") for line in box.splitlines()]
+    lines = [line for line in lines if line and not line.startswith(("╭", "╰"))]
+    if len(lines) > 1 and _is_rule(lines[1]):
+        lines = lines[2:] if "╭" not in box else lines
+    message: list[str] = []
     for line in lines:
-        if line.startswith(("╭", "╰")) or not line:
-            continue
-        if line.startswith(("──", "Argument helptext", "For full helptext")):
+        if _is_rule(line) or line.startswith(("Argument helptext", "For full helptext")):
             if message and not message[-1].startswith("Unrecognized"):
                 break
             continue
@@ -82,6 +83,10 @@ def _one_line(box: str) -> str:
         if len(message) == 3:
             break
     return re.sub(r"^Error parsing recipe[\w.]*: ", "", " ".join(message)) or "invalid arguments"
+
+
+def _is_rule(line: str) -> bool:
+    return set(line) <= {"-", "─"}
 
 
 def json_argument(text: str, what: str) -> Any:

@@ -15,7 +15,14 @@ _LEARNERS: dict[str, dict[str, Any]] = {
         "linewidth": 3.5,
         "markersize": 9,
     },
-    "interpolated": {"color": "#009E73", "marker": "o", "label": "interpolated", "linestyle": "", "markersize": 5},
+    "interpolated": {
+        "color": "#009E73",
+        "marker": "o",
+        "label": "interpolated",
+        "linestyle": "",
+        "markersize": 11,
+        "fillstyle": "none",
+    },
     "trained": {
         "color": "#0072B2",
         "marker": "+",

@@ -206,7 +206,7 @@ def _compiled_chunk(recipe: Recipe, length: int):
 
     def take_step(weights: Any, optimizer_state, diverged_at, draw, step):
         loss, gradient = kernel.loss_and_gradient(weights, draw)
-        norm = optax.global_norm(gradient)
+        norm = optax.tree.norm(gradient)
         # Optax mixes dtypes in its scalars, which strict promotion would refuse.
         with jax.numpy_dtype_promotion("standard"):
             updates, new_optimizer_state = optimizer.update(cast(Any, gradient), optimizer_state, weights)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import CONTEXT_LENGTH, INPUT_SIZE, OUTPUT_SIZE, assert_mean
+from helpers import CONTEXT_LENGTH, INPUT_SIZE, OUTPUT_SIZE, assert_mean, random_problem
 
 from innerloop.algorithms import GradientDescent, Ridge, Trivial, bayes_optimal
 from innerloop.exact import (
@@ -26,7 +26,6 @@ from innerloop.tasks import Exponential, Gaussian, Laplace, LinearRegression, No
 SIZES = {"input_size": INPUT_SIZE, "output_size": OUTPUT_SIZE, "context_length": CONTEXT_LENGTH}
 CORRELATED = Gaussian(((1.3, 0.4, -0.2), (0.4, 0.6, 0.1), (-0.2, 0.1, 0.9)))
 TASKS = {
-    "published": LinearRegression(),
     "uniform": LinearRegression(**SIZES, input_scale=1.7, target_scale=0.6),
     "normal-noisy": LinearRegression(**SIZES, inputs=Normal(), noise_std=0.5, input_scale=0.8, target_scale=1.3),
     "exponential-noisy": LinearRegression(**SIZES, inputs=Exponential(), noise_std=0.7),
@@ -132,8 +131,8 @@ def test_spectrum_for_several_damped_steps(task):
 
 
 def test_damping_scales_every_rate(x64):
-    task = TASKS["correlated-noisy"]
-    spectra, rates = sample_spectra(task, root_key(4), 7), jnp.array([0.9, 0.3])
+    task, rates = TASKS["correlated-noisy"], jnp.array([0.9, 0.3])
+    spectra = context_spectra(random_problem(4, 5).context_inputs, second_moment(task))
     damped = gradient_descent_losses(task, spectra, rates, damping=0.75)
     np.testing.assert_allclose(damped, gradient_descent_losses(task, spectra, 0.75 * rates), rtol=1e-12)
 
@@ -141,9 +140,8 @@ def test_damping_scales_every_rate(x64):
 def test_spectra(x64):
     """Eigenvalues and query moments of given contexts, against NumPy; short contexts have exact zeros."""
     for context_length in (7, 2):
-        task = LinearRegression(input_size=3, context_length=context_length, inputs=CORRELATED)
-        contexts = samples_of(task, root_key(5), 5).problem.context_inputs
-        spectra = context_spectra(contexts, second_moment(task))
+        contexts = random_problem(5, 5, context_length=context_length).context_inputs
+        spectra = context_spectra(contexts, jnp.asarray(CORRELATED.covariance))
         for index in range(5):
             x = np.asarray(contexts[index])
             values, vectors = np.linalg.eigh(x.T @ x)

@@ -19,13 +19,13 @@ CONFIGS = {
     "one-layer": StackConfig(),
     "tied": StackConfig(num_layers=3),
     "untied": StackConfig(num_layers=3, tied=False),
-    "heads": StackConfig(num_layers=2, tied=False, num_heads=3, key_size=2),
+    "heads": StackConfig(num_layers=2, tied=False, num_heads=2, key_size=3),
     "damped": StackConfig(num_layers=2, damping=-0.6),
-    "targets": StackConfig(num_layers=3, update="targets"),
-    "clipped": StackConfig(num_layers=3, tied=False, token_clip=0.9),
+    "targets": StackConfig(num_layers=2, update="targets"),
+    "clipped": StackConfig(num_layers=2, tied=False, token_clip=0.9),
     "query-in-keys": StackConfig(num_layers=2, query_in_keys=True),
     "everything": StackConfig(
-        num_layers=3,
+        num_layers=2,
         tied=False,
         num_heads=2,
         key_size=7,
@@ -41,7 +41,7 @@ pytestmark = pytest.mark.usefixtures("x64")
 def random_batch(context_length: int) -> Batch:
     """Sums over longer contexts are scaled down, so that no stack explodes."""
     rng = np.random.default_rng(context_length)
-    scale = np.sqrt(7 / context_length)
+    scale = np.sqrt(5 / context_length)
     shapes = (INPUT_SIZE, context_length + 1, BATCH_SIZE), (OUTPUT_SIZE, context_length + 1, BATCH_SIZE)
     return Batch(*(jnp.asarray(scale * rng.normal(size=shape)) for shape in shapes))
 
@@ -58,12 +58,7 @@ def initial_weights():
 
 
 # A context beyond 64 takes XLA's reductions in place of the unrolled sums. W0 changes the query token only.
-CASES = [
-    *((name, 7, name in ("tied", "everything")) for name in CONFIGS),
-    ("one-layer", 67, True),
-    ("tied", 67, False),
-    ("everything", 67, True),
-]
+CASES = [*((name, 5, name in ("tied", "everything")) for name in CONFIGS), ("everything", 67, True)]
 
 
 @pytest.mark.parametrize(("name", "context_length", "has_initial_weights"), CASES)
@@ -85,7 +80,7 @@ def test_loss_and_gradient(name, context_length, has_initial_weights):
 @pytest.mark.parametrize("name", ["clipped", "everything"])
 def test_clip_is_active(name):
     """The cases above would pass without a clip if no entry reached it, or if it froze every entry."""
-    config, batch = CONFIGS[name], random_batch(7)
+    config, batch = CONFIGS[name], random_batch(5)
     transformer = Transformer(config, random_weights(config, TOKEN_SIZE, seed=2, size=0.3))
     tokens = jax.jit(jax.vmap(transformer.trace))(batch.samples().problem).tokens[:, 1:, :, INPUT_SIZE:]
     share = float(jnp.mean(jnp.abs(tokens) == config.token_clip))
@@ -95,7 +90,7 @@ def test_clip_is_active(name):
 @pytest.mark.parametrize(
     "task",
     [
-        LinearRegression(input_size=INPUT_SIZE, output_size=OUTPUT_SIZE, context_length=7),
+        LinearRegression(input_size=INPUT_SIZE, output_size=OUTPUT_SIZE, context_length=5),
         LinearRegression(
             input_size=INPUT_SIZE, output_size=OUTPUT_SIZE, context_length=5, noise_std=0.3, normalise_context=True
         ),
@@ -108,13 +103,12 @@ def test_kernel_is_the_loss_of_the_stream(task):
     weights = random_weights(config, TOKEN_SIZE, seed=4)
     kernel = training_kernel(config, tokens, task, BATCH_SIZE)
     assert kernel.path == "jax"
-    prepare, loss_and_gradient = jax.jit(kernel.prepare), jax.jit(kernel.loss_and_gradient)
-    sample_batch = jax.jit(lambda key: task.sample_batch(key, BATCH_SIZE))
+    loss_and_gradient = jax.jit(kernel.loss_and_gradient)
     reference = jax.jit(jax.value_and_grad(partial(loss_by_vmap, config, tokens)))
     losses = []
     for step in (0, 5):
-        loss, gradient = loss_and_gradient(weights, prepare(stream, jnp.asarray(step, jnp.int32)))
-        expected_loss, expected = reference(weights, sample_batch(jax.random.fold_in(stream, step)))
+        loss, gradient = loss_and_gradient(weights, kernel.prepare(stream, jnp.asarray(step, jnp.int32)))
+        expected_loss, expected = reference(weights, task.sample_batch(jax.random.fold_in(stream, step), BATCH_SIZE))
         np.testing.assert_allclose(loss, expected_loss, rtol=1e-12)
         assert relative_difference(gradient, expected) < 1e-12
         losses.append(float(loss))
@@ -123,7 +117,7 @@ def test_kernel_is_the_loss_of_the_stream(task):
 
 def test_mean_over_tasks_and_sum_over_outputs():
     """A stack of zeros predicts W0 x for everyone: units of the loss, by hand."""
-    config, batch, W0 = StackConfig(), random_batch(7), initial_weights()
+    config, batch, W0 = StackConfig(), random_batch(5), initial_weights()
     weights = jax.tree.map(jnp.zeros_like, random_weights(config, TOKEN_SIZE, seed=0))
     errors = np.asarray(batch.targets[:, -1]) - np.asarray(W0) @ np.asarray(batch.inputs[:, -1])
     expected = 0.5 * np.sum(errors**2) / BATCH_SIZE

@@ -9,7 +9,6 @@ import abc
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from innerloop.problem import Problem
@@ -40,9 +39,11 @@ class Batch(eqx.Module):
 
     def samples(self) -> Sample:
         """The same tasks as a `Sample` whose arrays have a leading batch axis, ready for ``jax.vmap``."""
-        inputs = jnp.transpose(self.inputs, (2, 1, 0))  # (batch, tokens, input_size)
-        targets = jnp.transpose(self.targets, (2, 1, 0))  # (batch, tokens, output_size)
-        return Sample(Problem(inputs[:, :-1], targets[:, :-1], inputs[:, -1]), targets[:, -1])
+
+        def one_task(inputs: Float[Array, "input_size tokens"], targets: Float[Array, "output_size tokens"]) -> Sample:
+            return Sample(Problem(inputs[:, :-1].T, targets[:, :-1].T, inputs[:, -1]), targets[:, -1])
+
+        return jax.vmap(one_task, in_axes=-1)(self.inputs, self.targets)
 
 
 class Task(eqx.Module):

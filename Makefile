@@ -30,7 +30,7 @@ reproduce: setup
 	$(BIN)/innerloop reproduce one-layer --preset $(PRESET) --out $(OUT)
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

@@ -135,7 +135,7 @@ for conversions in ((int, int, bool), (np.float64, np.int64, bool), (np.float32,
         converted = recipe(*conversions)
         text = recipe_to_json(converted)
         assert text == recipe_to_json(plain), f"one recipe, two texts: {text}"
-        assert recipe_from_json(text) == converted == plain
+        assert recipe_from_json(text) == plain
     except ValueError:  # a range check may refuse; it may not let through what cannot be written or read again
         pass
     except Exception as error:

@@ -5,7 +5,6 @@ dividing W_KQ by b, the mean of its first n_i diagonal entries, and multiplying 
 """
 
 import jax
-from jaxtyping import Array, Float
 
 from innerloop.analysis.weights import key_query_scale
 from innerloop.models import Products, Transformer, products
@@ -44,5 +43,4 @@ def interpolate(
 
 def fix_gauge(stack: Products, input_size: int) -> Products:
     """Rescales every layer and head so that its `key_query_scale` is 1."""
-    scale: Float[Array, "*layers heads"] = key_query_scale(stack, input_size)
-    return stack.rescaled(scale[..., None, None])
+    return stack.rescaled(key_query_scale(stack, input_size))

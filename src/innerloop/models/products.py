@@ -24,8 +24,9 @@ class Products(eqx.Module):
     W_KQ: Float[Array, "*layers heads token_size token_size"]
     W_PV: Float[Array, "*layers heads token_size token_size"]
 
-    def rescaled(self, factor: float | Float[Array, ""]) -> "Products":
-        """Moves along the gauge: divides W_KQ by ``factor`` and multiplies W_PV by it."""
+    def rescaled(self, factor: float | Float[Array, "*layers heads"]) -> "Products":
+        """Moves along the gauge: divides W_KQ by ``factor``, one for all or one per layer and head; multiplies W_PV."""
+        factor = jnp.asarray(factor, dtype=self.W_KQ.dtype)[..., None, None]
         return Products(self.W_KQ / factor, self.W_PV * factor)
 
     def as_weights(self) -> StackWeights:

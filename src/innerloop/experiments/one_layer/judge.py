@@ -219,7 +219,7 @@ def _weights(data: xr.Dataset) -> list[Claim]:
         ),
         exact(
             "sign", "the sign of b depends on the seed: seeds with the rarer sign", "Fig 9",
-            _rarer(signs), Criterion(low=1), published="both occur", unit="seeds",
+            _rarer(signs), Criterion(low=1.0), published="both occur", unit="seeds",
             control="sign of the product b (P W_V), which is determined", control_measured=_rarer(product_signs),
         ),
     ]  # fmt: skip
@@ -247,5 +247,5 @@ def _values(data: xr.DataArray, learner: str) -> np.ndarray:
     return data.sel(learner=learner).values
 
 
-def _rarer(signs: np.ndarray) -> int:
-    return int(min((signs > 0).sum(), (signs < 0).sum()))
+def _rarer(signs: np.ndarray) -> float:
+    return float(min((signs > 0).sum(), (signs < 0).sum()))

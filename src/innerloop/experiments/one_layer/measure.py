@@ -306,7 +306,7 @@ def _roll_out_summary(is_stable: Array, samples: Sample):
         # Beyond float32 a diverging task ends as inf - inf: that is a loss larger than any other.
         losses = jnp.where(jnp.isfinite(losses), losses, jnp.full_like(losses, LARGEST_LOSS))
         losses = jnp.minimum(losses, LARGEST_LOSS)
-        stable_mean = jnp.sum(losses * is_stable, axis=1) / jnp.sum(is_stable)
+        stable_mean = jnp.mean(losses, axis=1, where=is_stable)
         return jnp.median(losses, axis=1), stable_mean, jnp.mean(losses, axis=1)
 
     return summarise

@@ -25,6 +25,7 @@ from innerloop.analysis import (
     trajectory_losses,
 )
 from innerloop.constructions import gradient_descent_transformer, gradient_descent_weights
+from innerloop.keys import root_key
 from innerloop.models import StackConfig, Transformer, products
 from innerloop.problem import from_callable
 from innerloop.tasks import LinearRegression, Normal, Sample
@@ -47,6 +48,11 @@ def one(samples: Sample, index: int) -> Sample:
 def transformer(seed: int, *, size: float = 0.2, **architecture) -> Transformer:
     config = StackConfig(**architecture)
     return Transformer(config, random_weights(config, INPUT_SIZE + OUTPUT_SIZE, seed, size=size))
+
+
+@eqx.filter_jit
+def predict(learner, problems):
+    return jax.vmap(learner)(problems)
 
 
 def scikit_ridge():
@@ -118,7 +124,6 @@ def test_alignment_against_central_differences(first, second):
     learner, other, samples = LEARNERS[first](), LEARNERS[second](), random_samples(1)
     ours = measures(align(learner, other, samples))
     np.testing.assert_allclose(ours, by_hand(eqx.filter_jit(learner), eqx.filter_jit(other), samples), rtol=1e-5)
-    np.testing.assert_allclose(ours, measures(align(other, learner, samples)), rtol=1e-9)
     assert abs(ours[0]) < 0.99
     assert min(ours[1:]) > 0.01
 
@@ -185,13 +190,11 @@ def test_task_losses_against_numpy(num_tasks):
 def test_trajectory_losses(learner):
     samples = random_samples(7)
     losses = trajectory_losses(learner, samples)
-    steps = learner(one(samples, 0).problem).trajectory.shape[0]
-    assert losses.shape == (steps, TASKS)
+    trajectories = np.asarray(predict(learner, samples.problem).trajectory)
+    assert losses.shape == trajectories.shape[1::-1]
+    errors = trajectories - np.asarray(samples.query_target)[:, None]
+    np.testing.assert_allclose(losses, 0.5 * (errors**2).sum(axis=2).T, rtol=1e-10)
     np.testing.assert_allclose(losses[-1], task_losses(learner, samples), rtol=1e-12)
-    for index in (0, TASKS - 1):
-        sample = one(samples, index)
-        errors = np.asarray(learner(sample.problem).trajectory) - np.asarray(sample.query_target)
-        np.testing.assert_allclose(losses[:, index], 0.5 * (errors**2).sum(axis=1), rtol=1e-10)
 
 
 def test_over_learners_is_a_loop():
@@ -217,7 +220,7 @@ def test_over_learners_is_a_loop():
 
 
 def predictions(learner):
-    return np.asarray(jax.vmap(learner)(random_samples(9).problem).value)
+    return np.asarray(predict(learner, random_samples(9).problem).value)
 
 
 def gauge_copy(original: Transformer, factor) -> Transformer:
@@ -298,16 +301,19 @@ def test_what_cannot_be_interpolated(first, second, message):
 SIZES = {"input_size": INPUT_SIZE, "context_length": CONTEXT_LENGTH}
 
 
-@pytest.mark.parametrize("factor", [1.0, -1.0, 0.01, -300.0])
+read = jax.jit(read_layers, static_argnums=1)
+
+
 @pytest.mark.parametrize("output_size", [1, 2, 5])
-def test_reading_gradient_descent_off_its_construction(factor, output_size):
+def test_reading_gradient_descent_off_its_construction(output_size):
     rates = jnp.array([0.3, 1.7, 0.9])
-    stack = products(gradient_descent_weights(**SIZES, output_size=output_size, learning_rate=rates)).rescaled(factor)
-    reading = read_layers(stack, INPUT_SIZE)
-    np.testing.assert_allclose(reading.step_size, rates[:, None] / CONTEXT_LENGTH, rtol=1e-14)
-    np.testing.assert_allclose(reading.scale, np.full((3, 1), 1 / factor), rtol=1e-14)
-    np.testing.assert_allclose(reading.key_query_error, np.zeros((3, 1)), atol=1e-14)
-    np.testing.assert_allclose(reading.value_error, np.zeros((3, 1)), atol=1e-14)
+    stack = products(gradient_descent_weights(**SIZES, output_size=output_size, learning_rate=rates))
+    for factor in (1.0, -1.0, 0.01, -300.0):
+        reading = read(stack.rescaled(factor), INPUT_SIZE)
+        np.testing.assert_allclose(reading.step_size, rates[:, None] / CONTEXT_LENGTH, rtol=1e-14)
+        np.testing.assert_allclose(reading.scale, np.full((3, 1), 1 / factor), rtol=1e-14)
+        np.testing.assert_allclose(reading.key_query_error, np.zeros((3, 1)), atol=1e-14)
+        np.testing.assert_allclose(reading.value_error, np.zeros((3, 1)), atol=1e-14)
 
 
 @pytest.mark.parametrize("factor", [1.0, -5.0])
@@ -315,31 +321,31 @@ def test_errors_measure_what_was_added(factor):
     """One entry in each product, in units of the construction's Frobenius norms, whatever the gauge."""
     stack = products(gradient_descent_weights(**SIZES, output_size=2, learning_rate=0.7))
     for row, column in ((0, 1), (4, 0), (1, 4), (3, 3)):
-        changed = type(stack)(stack.W_KQ.at[..., row, column].add(0.2), stack.W_PV).rescaled(factor)
-        reading = read_layers(changed, INPUT_SIZE)
+        addition = 0.2 * np.outer(np.eye(5)[row], np.eye(5)[column])
+        reading = read(type(stack)(stack.W_KQ + addition, stack.W_PV).rescaled(factor), INPUT_SIZE)
         np.testing.assert_allclose(reading.key_query_error, 0.2 / np.sqrt(3), rtol=1e-12)
         np.testing.assert_allclose(reading.step_size, 0.1, rtol=1e-12)
     for row, column in ((0, 0), (4, 0), (1, 4), (3, 4)):
-        changed = type(stack)(stack.W_KQ, stack.W_PV.at[..., row, column].add(0.2)).rescaled(factor)
-        reading = read_layers(changed, INPUT_SIZE)
+        addition = 0.2 * np.outer(np.eye(5)[row], np.eye(5)[column])
+        reading = read(type(stack)(stack.W_KQ, stack.W_PV + addition).rescaled(factor), INPUT_SIZE)
         np.testing.assert_allclose(reading.value_error, 0.2 / (0.1 * np.sqrt(2)), rtol=1e-12)
         np.testing.assert_allclose(reading.step_size, 0.1, rtol=1e-12)
 
 
 def test_reading_heads_separately():
     stack = products(transformer(0, num_layers=2, tied=False, num_heads=3).weights)
-    together = read_layers(stack, INPUT_SIZE)
+    together = read(stack, INPUT_SIZE)
     for layer in range(2):
         for head in range(3):
-            alone = read_layers(type(stack)(stack.W_KQ[layer, head], stack.W_PV[layer, head]), INPUT_SIZE)
-            for a, e in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
-                np.testing.assert_allclose(a[layer, head], e, rtol=1e-12)
+            one_head = jax.tree.map(lambda leaf, i=layer, j=head: leaf[i : i + 1, j : j + 1], stack)
+            for a, e in zip(jax.tree.leaves(together), jax.tree.leaves(read(one_head, INPUT_SIZE)), strict=True):
+                np.testing.assert_allclose(a[layer, head], e[0, 0], rtol=1e-12)
 
 
 # --- Roll-out --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("num_layers", "damping"), [(1, 1.0), (7, 0.75), (50, 0.4)])
+@pytest.mark.parametrize(("num_layers", "damping"), [(1, 1.0), (50, 0.75)])
 @pytest.mark.parametrize("trained_layers", [1, 2])
 def test_rolled_out_construction_is_damped_descent(num_layers, damping, trained_layers):
     initial = jnp.asarray(np.random.default_rng(10).normal(size=(OUTPUT_SIZE, INPUT_SIZE)))
@@ -348,8 +354,8 @@ def test_rolled_out_construction_is_damped_descent(num_layers, damping, trained_
     )
     descent = GradientDescent(RATE, num_steps=num_layers, damping=damping, initial_weights=initial)
     problems = random_samples(10).problem
-    rolled = jax.vmap(roll_out(layer, num_layers=num_layers, damping=damping))(problems)
-    expected = jax.vmap(descent)(problems)
+    rolled = predict(roll_out(layer, num_layers=num_layers, damping=damping), problems)
+    expected = predict(descent, problems)
     assert rolled.trajectory.shape == (TASKS, num_layers + 1, OUTPUT_SIZE)
     np.testing.assert_allclose(rolled.value, expected.value, rtol=1e-10, atol=1e-10)
     np.testing.assert_allclose(rolled.trajectory, expected.trajectory, rtol=1e-10, atol=1e-10)
@@ -385,7 +391,7 @@ def test_scale_sweep_is_independent_evaluations_on_one_key(scale):
         task = LinearRegression(
             input_size=3, context_length=7, noise_std=0.2, input_scale=1.5, target_scale=0.5, inputs=Normal()
         )
-        learner, key, values = GradientDescent(0.2), jax.random.key(12), [0.0, 0.5, 2.0]
+        learner, key, values = GradientDescent(0.2), root_key(12), [0.0, 0.5, 2.0]
         swept = scale_sweep(learner, task, scale, jnp.array(values), key, 101)
         assert swept.shape == (3,)
         for value, loss in zip(values, swept, strict=True):

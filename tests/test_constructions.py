@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import random_problem, relative_difference
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from innerloop.algorithms import GradientDescent
@@ -23,7 +23,7 @@ def initial_weights(seed, output_size, input_size):
     return jnp.asarray(np.random.default_rng(seed).normal(size=(output_size, input_size)))
 
 
-@settings(max_examples=8)  # every example compiles anew
+@settings(max_examples=8, phases=[Phase.explicit, Phase.generate])  # every example compiles anew: few, none shrunk
 @given(
     input_size=st.integers(1, 13),
     output_size=st.integers(1, 5),

@@ -34,6 +34,7 @@ RECIPE = Recipe(
     evaluation_interval=5,
     evaluation_tasks=13,
 )
+SHORT = dataclasses.replace(RECIPE, num_steps=7)
 RESULTS = ("recipe.json", "environment.json", "weights.safetensors", "metrics.nc", "complete.json")
 
 
@@ -168,16 +169,15 @@ def test_transformers_of_a_run(finished):
 
 
 def test_progress(tmp_path):
-    recipe = dataclasses.replace(RECIPE, num_steps=7)
     reports = []
-    run = obtain_run(recipe, tmp_path, reports.append)
+    run = obtain_run(SHORT, tmp_path, reports.append)
     assert [report.step for report in reports] == [0, 5, 7]
     assert {(report.name, report.num_steps, report.is_waiting) for report in reports} == {(run.name, 7, False)}
     np.testing.assert_allclose([report.loss for report in reports], run.metrics.evaluation_loss.mean("seed"), rtol=1e-6)
 
 
 def test_name_tells_recipes_apart():
-    names = {name_of(RECIPE), name_of(dataclasses.replace(RECIPE, num_steps=7))}
+    names = {name_of(RECIPE), name_of(SHORT)}
     names |= {name_of(dataclasses.replace(RECIPE, model=StackConfig(num_layers=2, tied=False)))}
     assert len(names) == 3
     assert name_of(RECIPE).startswith("2-tied-N3-d2-")
@@ -268,7 +268,9 @@ def test_resumed_it_does_not_repeat_what_was_done(finished, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("moment", ["weights.safetensors", "metrics.nc", "complete.json"])
-def test_killed_while_it_writes_its_results(finished, tmp_path, monkeypatch, moment):
+def test_killed_while_it_writes_its_results(tmp_path, monkeypatch, moment):
+    expected = obtain_run(SHORT, tmp_path / "whole")
+
     def replace(partial, target, original=Path.replace):
         if Path(target).name == moment:
             raise Killed
@@ -278,11 +280,11 @@ def test_killed_while_it_writes_its_results(finished, tmp_path, monkeypatch, mom
         patch.setattr(runs, "_SECONDS_BETWEEN_CHECKPOINTS", 0)
         patch.setattr(Path, "replace", replace)
         with pytest.raises(Killed):
-            obtain_run(RECIPE, tmp_path)
+            obtain_run(SHORT, tmp_path)
     with pytest.raises(StoreError, match="holds no complete run"):
-        load_run(RunFolder(folder_of(tmp_path)))
+        load_run(RunFolder(tmp_path / expected.name))
     steps = []
-    assert_same_run(obtain_run(RECIPE, tmp_path, lambda progress: steps.append(progress.step)), finished[1])
+    assert_same_run(obtain_run(SHORT, tmp_path, lambda progress: steps.append(progress.step)), expected)
     assert steps == []  # all was in the last checkpoint
 
 

@@ -199,6 +199,9 @@ def test_noise_is_on_the_context_only():
     assert_mean(noise, np.zeros(noise.shape[1]))
     assert_mean(noise[:, :, None] * noise[:, None, :], 0.16 * np.eye(noise.shape[1]))
     assert_mean(noise**4, np.full(noise.shape[1], 3 * 0.16**2), resolution=0.2)
+    for other in (clean.inputs, clean.targets):  # the noise knows nothing of the task
+        other = np.asarray(other).reshape(-1, 20_000).T
+        assert_mean(noise[:, :, None] * other[:, None, :], np.zeros((noise.shape[1], other.shape[1])))
 
 
 @every_distribution

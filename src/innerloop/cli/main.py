@@ -17,7 +17,7 @@ _COMMANDS = {
     "list": "the experiments, with the question that each asks",
     "reproduce": "train, measure, judge and draw one experiment",
     "train": "train any recipe given on the command line or in a file",
-    "show": "what a stored run or the results of an experiment say",
+    "show": "what a stored run says: recipe, losses, weights",
 }
 
 _EPILOG = """examples:

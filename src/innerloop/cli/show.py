@@ -64,7 +64,7 @@ def print_run(run: "Run", path: Path, console: "Console") -> None:
         table.add_row(str(steps[index]), *(f"{loss:.5f}" for loss in losses))
     console.print(table)
     for seed, step in run.diverged().items():
-        console.print(f"seed {seed} diverged at step {step}: its loss or gradient was not finite", style="red")
+        console.print(f"seed {seed} diverged at step {step}: its loss, gradient or update was not finite", style="red")
     if not run.recipe.task.normalise_context:
         best = optimal_learning_rate(run.recipe.task)
         console.print(

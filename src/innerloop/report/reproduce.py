@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import jax
 from rich.console import Console
 
 from innerloop.claims import Claim
@@ -53,7 +54,8 @@ def reproduce(
             label: obtain_run(recipe, out / "runs", bars.training(label, recipe.num_steps))
             for label, recipe in experiment.recipes(preset, num_seeds).items()
         }
-        results = experiment.analyse(preset, runs, bars.stages("analyse", experiment.stages))
+        with jax.default_matmul_precision("highest"):  # an accelerator's default would blur small differences
+            results = experiment.analyse(preset, runs, bars.stages("analyse", experiment.stages))
         claims = [claim.for_smoke() if preset == "smoke" else claim for claim in results.claims]
         results = dataclasses.replace(results, claims=claims, notes=[*results.notes, *_run_notes(runs)])
         _write(folder, experiment, preset, results, seconds=time.monotonic() - started)

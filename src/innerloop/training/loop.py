@@ -1,8 +1,8 @@
 """The training loop: one compiled program per chunk, scanning over steps, with all seeds inside.
 
 `train` is pure: it yields states and measurements and touches no disk. A batch depends only on (seed, step), so a loop
-that starts from a stored state continues to the same bits. A seed whose loss or gradient stops being finite is frozen
-at its last finite weights and reported with its step; the other seeds go on.
+that starts from a stored state continues to the same bits. A seed whose loss, gradient or update stops being finite is
+frozen at its last finite weights and reported with its step; the other seeds go on.
 
     >>> from innerloop.training.recipe import Recipe
     >>> recipe = Recipe(num_steps=20, evaluation_interval=10, batch_size=8, evaluation_tasks=8, seeds=(0,))
@@ -36,7 +36,7 @@ class TrainingState(eqx.Module):
         step: steps taken.
         weights: parameters.
         optimizer: the optimiser's state.
-        diverged_at: the step at which a seed's loss or gradient was not finite; -1 while all is well.
+        diverged_at: the step at which a seed's loss, gradient or update was not finite; -1 while all is well.
     """
 
     step: Int[Array, ""]
@@ -85,8 +85,6 @@ def train(recipe: Recipe, state: TrainingState | None = None) -> Iterator[tuple[
         with numerics(recipe):
             following = _advance_from(recipe, current[0], evaluation_batch)
         yield current
-        if (np.asarray(current[0].diverged_at) >= 0).all():
-            return
         current = following
 
 
@@ -190,9 +188,12 @@ def _compiled_evaluation(recipe: Recipe):
 
 
 def _advance_from(recipe: Recipe, state: TrainingState, evaluation_batch: Batch):
-    """Runs the next chunk; None after the last step. Chunks end on multiples of the interval, and at the end."""
+    """Runs the next chunk; None after the last step, or once all seeds have diverged.
+
+    Chunks end on multiples of the interval, and at the end.
+    """
     step = int(state.step)
-    if step >= recipe.num_steps:
+    if step >= recipe.num_steps or (np.asarray(state.diverged_at) >= 0).all():
         return None
     length = min(recipe.evaluation_interval - step % recipe.evaluation_interval, recipe.num_steps - step)
     return _compiled_chunk(recipe, length)(state, _seed_keys(recipe), evaluation_batch)
@@ -211,7 +212,8 @@ def _compiled_chunk(recipe: Recipe, length: int):
         with jax.numpy_dtype_promotion("standard"):
             updates, new_optimizer_state = optimizer.update(cast(Any, gradient), optimizer_state, weights)
             new_weights = eqx.apply_updates(weights, updates)
-        is_finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        # A finite gradient can still give an update that is not (0 / 0 in Adam with eps = 0, an overflow).
+        is_finite = jnp.isfinite(loss) & jnp.isfinite(norm) & jnp.isfinite(optax.tree.norm(new_weights))
         diverged_at = jnp.where((diverged_at < 0) & ~is_finite, step, diverged_at)
         keep = partial(jnp.where, diverged_at < 0)
         weights = jax.tree.map(keep, new_weights, weights)

@@ -59,7 +59,7 @@ def reproduce(
         claims = [claim.for_smoke() if preset == "smoke" else claim for claim in results.claims]
         results = dataclasses.replace(results, claims=claims, notes=[*results.notes, *_run_notes(runs)])
         _write(folder, experiment, preset, results, seconds=time.monotonic() - started)
-    console.print(terminal_table(claims))
+    console.print(terminal_table(claims, console.width))
     for note in results.notes:
         console.print(note, style="dim")
     console.print(f"\n[bold]{experiment.name}[/bold] ({preset}): {verdict_counts(claims)}")

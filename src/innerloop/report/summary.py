@@ -28,20 +28,27 @@ def markdown_table(claims: Sequence[Claim]) -> str:
     return "\n".join(lines)
 
 
-def terminal_table(claims: Sequence[Claim]) -> "Table":
-    """The same for a terminal, shorter: the statement is left to the file."""
+def terminal_table(claims: Sequence[Claim], width: int) -> "Table":
+    """The same for a terminal, shorter: statements, sources and controls are left to the file, as far as it is wide."""
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("claim", "published", "measured", "95 % interval", "criterion", "control", "verdict"):
-        table.add_column(column, overflow="fold")
+    table.add_column("claim", no_wrap=True)
+    table.add_column("measured (95 % interval)", no_wrap=True)
+    if width >= 100:
+        table.add_column("published", no_wrap=True)
+        table.add_column("criterion", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
     for claim in claims:
-        _, _, published, measured, interval, criterion, _, _ = _row(claim)
+        measured = _number(claim.measured, digits=3)
+        if claim.low is not None and claim.high is not None:
+            measured += f" ({_number(claim.low, digits=3)} to {_number(claim.high, digits=3)})"
+        published = claim.published if isinstance(claim.published, str) else _number(claim.published)
         colour = _COLOURS[claim.verdict]
-        control = f"{_number(claim.control_measured)}{'' if claim.control_verdict == 'not reproduced' else ' (!)'}"
-        table.add_row(
-            claim.id, published, measured, interval, criterion, control, f"[{colour}]{claim.verdict}[/{colour}]"
-        )
+        warning = "" if claim.control_verdict == "not reproduced" else " (control does not fail)"
+        verdict = f"[{colour}]{claim.verdict}[/{colour}]{warning}"
+        wide = (published, claim.criterion) if width >= 100 else ()
+        table.add_row(claim.id, measured, *wide, verdict)
     return table
 
 
@@ -57,7 +64,5 @@ def _row(claim: Claim) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _number(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4g}"
+def _number(value: float | None, *, digits: int = 4) -> str:
+    return "-" if value is None else f"{value:.{digits}g}"

@@ -106,3 +106,9 @@ def test_named_keys():
 def test_names_are_stable():
     """Stored runs rely on these words (recorded with JAX 0.10): a change here changes every run's data."""
     assert jax.random.bits(named_key(root_key(0), "training"), (2,)).tolist() == [888662142, 1560899812]
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**40])
+def test_seeds_that_jax_would_wrap_are_refused(seed):
+    with pytest.raises(ValueError, match="seed must be from 0 to 4294967295"):
+        root_key(seed)

@@ -277,3 +277,31 @@ def test_gradient_descent_ranges(arguments, message):
     rate = arguments["learning_rate"]
     with pytest.raises(ValueError, match=message):
         GradientDescent(**{**arguments, "learning_rate": jnp.asarray(rate) if np.ndim(rate) else rate})
+
+
+def test_ridge_has_gradients_where_singular_values_coincide():
+    problem = Problem(jnp.eye(2), jnp.ones((2, 1)), jnp.ones(2))
+
+    def prediction(shift):
+        moved = eqx.tree_at(lambda p: p.context_inputs, problem, problem.context_inputs + shift)
+        return Ridge(0.5)(moved).value[0]
+
+    step = 1e-4
+    direction = jnp.array([[0.3, 1.0], [0.0, -0.7]])
+    expected = (prediction(step * direction) - prediction(-step * direction)) / (2 * step)
+    gradient = jax.grad(prediction)(jnp.zeros((2, 2)))
+    np.testing.assert_allclose(jnp.sum(gradient * direction), expected, rtol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: Ridge(-1.0), "penalty must be a finite number of at least 0"),
+        (lambda: from_callable(lambda *_: 0.0, difference_step=0.0), "difference_step must be a finite number above 0"),
+        (lambda: gradient_descent_transformer(**SIZES, learning_rate=jnp.ones(3)), "one entry per layer, num_layers=1"),
+        (lambda: GradientDescent(jnp.ones(3), num_steps=2), "learning_rate must be a number or have shape"),
+    ],
+)
+def test_impossible_learners_are_refused(build, words):
+    with pytest.raises(ValueError, match=words):
+        build()

@@ -43,8 +43,8 @@ def recipes(draw):
         output_size=(output_size := draw(sizes)),
         context_length=draw(sizes),
         noise_std=draw(at_least_zero),
-        input_scale=draw(at_least_zero),
-        target_scale=draw(at_least_zero),
+        input_scale=draw(above_zero),
+        target_scale=draw(above_zero),
         inputs=draw(input_distributions(input_size)),
         normalise_context=draw(st.booleans()),
     )

@@ -10,10 +10,12 @@ from numbers import Integral, Real
 from typing import Any
 
 
-def positive_int(name: str, value: Any, *, minimum: int = 1) -> None:
-    """Raises ValueError unless ``value`` is an integer of at least ``minimum``."""
+def positive_int(name: str, value: Any, *, minimum: int = 1, maximum: int | None = None) -> None:
+    """Raises ValueError unless ``value`` is an integer of at least ``minimum`` and at most ``maximum``."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
         raise ValueError(f"{name} must be an integer of at least {minimum}, got {value!r}; choose a larger one")
+    if maximum is not None and value > maximum:
+        raise ValueError(f"{name} must be an integer of at most {maximum}, got {value!r}; choose a smaller one")
 
 
 def finite_number(name: str, value: Any, *, minimum: float = -math.inf, above: float = -math.inf) -> None:

@@ -21,12 +21,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key, UInt32
 
+LARGEST_SEED = 2**32 - 1
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA  # of the key schedule; Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (2011)
 
 
 def root_key(seed: int) -> Key[Array, ""]:
-    """The key that all streams of a seed derive from."""
+    """The key that all streams of a seed derive from.
+
+    Raises:
+        ValueError: unless the seed fits in 32 bits; JAX would wrap it silently, and two seeds would be one.
+    """
+    if not 0 <= seed < LARGEST_SEED + 1:
+        raise ValueError(f"seed must be from 0 to {LARGEST_SEED}, got {seed}; choose a smaller one")
     return jax.random.key(seed, impl=_UNROLLED)
 
 

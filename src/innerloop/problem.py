@@ -21,6 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from innerloop.checks import finite_number
+
 
 class Problem(eqx.Module):
     """One in-context regression problem.
@@ -85,10 +87,13 @@ def from_callable(function: Callable[..., Any], *, difference_step: float = 1e-4
         A learner that works under ``jit``, ``vmap`` and ``grad`` (reverse mode).
 
     Raises:
-        ValueError: at call time, if the function returns a wrong number of values or a value that is not finite.
+        ValueError: if ``function`` is not callable or ``difference_step`` is not positive. A function that returns a
+            wrong number of values, or one that is not finite, fails when it is called: JAX reports the reason inside a
+            ``jax.errors.JaxRuntimeError``.
     """
     if not callable(function):
         raise ValueError(f"function must be callable, got {function!r}; pass e.g. a scikit-learn fit-predict lambda")
+    finite_number("difference_step", difference_step, above=0.0)
     return CallableLearner(function, difference_step)
 
 

@@ -5,10 +5,13 @@ penalty sigma^2 / s^2, and predicting with it minimises the expected squared err
 minimum-norm interpolant.
 """
 
+from numbers import Real
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from innerloop.checks import finite_number
 from innerloop.problem import Prediction, Problem
 from innerloop.tasks import LinearRegression
 
@@ -27,18 +30,21 @@ class Ridge(eqx.Module):
 
     penalty: float | Float[Array, ""] = 0.0
 
+    def __check_init__(self):
+        if isinstance(self.penalty, Real):  # inside a transformation it may be traced
+            finite_number("penalty", self.penalty, minimum=0.0)
+
     def __call__(self, problem: Problem) -> Prediction:
         """Predicts with the ridge solution; the trajectory starts at zero, the prior mean."""
         inputs, targets = problem.context_inputs, problem.context_targets
-        # Singular values, not the normal equations: exact for a penalty of zero and a rank-deficient context.
-        left, singular, right = jnp.linalg.svd(inputs, full_matrices=False)
-        cutoff = jnp.finfo(inputs.dtype).eps * max(inputs.shape) * singular[0]
-        kept = singular > cutoff
-        safe = jnp.where(kept, singular, jnp.ones_like(singular))
-        gain = jnp.where(kept, safe / (safe**2 + self.penalty), jnp.zeros_like(safe))
-        weights = jnp.einsum("nk,k,ki,no->oi", left, gain, right, targets)
+        # The pseudo-inverse of the inputs above sqrt(penalty) I solves both cases, a penalty of zero with a
+        # rank-deficient context included, and has a derivative where singular values coincide (an SVD's has not).
+        root = jnp.sqrt(jnp.asarray(self.penalty, dtype=inputs.dtype))
+        rows = jnp.concatenate([inputs, root * jnp.eye(inputs.shape[1], dtype=inputs.dtype)])
+        padded = jnp.concatenate([targets, jnp.zeros((inputs.shape[1], targets.shape[1]), dtype=targets.dtype)])
+        weights = (jnp.linalg.pinv(rows) @ padded).T
         value = weights @ problem.query_input
-        context = jnp.einsum("oi,ni->no", weights, inputs)
+        context = inputs @ weights.T
         return Prediction(
             value, jnp.stack([jnp.zeros_like(value), value]), jnp.stack([jnp.zeros_like(context), context])
         )

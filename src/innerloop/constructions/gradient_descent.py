@@ -68,7 +68,15 @@ def gradient_descent_transformer(
     """A transformer that performs ``num_layers`` gradient steps: Proposition 1 with its tokeniser.
 
     Takes the arguments of `gradient_descent_weights`; a single learning rate gives a tied stack.
+
+    Raises:
+        ValueError: if there are several learning rates but not one per layer.
     """
+    if jnp.shape(learning_rate) not in ((), (num_layers,)):
+        raise ValueError(
+            f"learning_rate must be a number or have one entry per layer, num_layers={num_layers}, "
+            f"got shape {jnp.shape(learning_rate)}"
+        )
     weights = gradient_descent_weights(
         input_size=input_size,
         output_size=output_size,

@@ -6,8 +6,8 @@
     (20, 10)
 
 Out-of-distribution variants are the same family with another scale, distribution or normalisation:
-``dataclasses.replace(task, input_scale=1.5)``, `other_input_distributions`. The two scales are leaves of the pytree, so
-a sweep over them compiles once (`innerloop.analysis.scale_sweep`).
+``dataclasses.replace(task, input_scale=1.5)``, `other_input_distributions`. The two scales are leaves of the pytree: a
+compiled sweep puts traced values there with ``equinox.tree_at`` (see `innerloop.analysis.scale_sweep`).
 """
 
 import dataclasses
@@ -73,8 +73,8 @@ class LinearRegression(Task):
         positive_int("task.output_size", self.output_size)
         positive_int("task.context_length", self.context_length)
         finite_number("task.noise_std", self.noise_std, minimum=0.0)
-        finite_number("task.input_scale", self.input_scale, minimum=0.0)
-        finite_number("task.target_scale", self.target_scale, minimum=0.0)
+        finite_number("task.input_scale", self.input_scale, above=0.0)
+        finite_number("task.target_scale", self.target_scale, above=0.0)
         if isinstance(self.inputs, Gaussian):
             self.inputs.second_moment(self.input_size)  # raises if the sizes differ
 

@@ -14,6 +14,7 @@ from typing import Literal, get_args
 import jax.numpy as jnp
 
 from innerloop.checks import finite_number, one_of, positive_int
+from innerloop.keys import LARGEST_SEED
 from innerloop.models import StackConfig
 from innerloop.tasks import LinearRegression
 from innerloop.tokens import ConcatenatedTokens
@@ -86,11 +87,11 @@ class Recipe:
         finite_number("init_scale", self.init_scale, above=0.0)
         for name in ("num_steps", "batch_size", "evaluation_interval", "evaluation_tasks"):
             positive_int(name, getattr(self, name))
-        positive_int("evaluation_seed", self.evaluation_seed, minimum=0)
+        positive_int("evaluation_seed", self.evaluation_seed, minimum=0, maximum=LARGEST_SEED)
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds must be distinct and at least one, got {self.seeds!r}; use e.g. 0 1 2")
         for seed in self.seeds:
-            positive_int("seeds", seed, minimum=0)
+            positive_int("seeds", seed, minimum=0, maximum=LARGEST_SEED)
         one_of("dtype", self.dtype, get_args(Dtype))
         one_of("matmul_precision", self.matmul_precision, get_args(MatmulPrecision))
         if self.initial_weights is not None:

@@ -19,8 +19,12 @@ from innerloop.training.recipe import Recipe
 
 
 def recipe_to_json(recipe: Recipe) -> str:
-    """Canonical JSON: sorted keys, no spaces that could differ."""
-    return json.dumps(_CONVERTER.unstructure(recipe), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    """Canonical JSON: sorted keys, no spaces that could differ, every number written as its field's type.
+
+    Recipes that are equal in Python (10 and 10.0, NumPy's numbers) have one text, hence one name.
+    """
+    typed = _LENIENT.structure(_STRICT.unstructure(recipe), Recipe)
+    return json.dumps(_STRICT.unstructure(typed), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def recipe_from_json(text: str) -> Recipe:
@@ -29,7 +33,10 @@ def recipe_from_json(text: str) -> Recipe:
     Raises:
         ValueError: if the text is not JSON or not a recipe; the message names the field.
     """
-    return structure(json.loads(text), Recipe)
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError(f"a recipe must be a JSON object, got {text[:40]!r}")
+    return structure(value, Recipe)
 
 
 def structure(value: Any, cls: Any, *, path: str = "recipe") -> Any:
@@ -39,7 +46,7 @@ def structure(value: Any, cls: Any, *, path: str = "recipe") -> Any:
         ValueError: naming every field that does not fit.
     """
     try:
-        return _CONVERTER.structure(value, cls)
+        return _STRICT.structure(value, cls)
     except cattrs.BaseValidationError as error:
         messages = cattrs.transform_error(error, path=path, format_exception=_describe)
         raise ValueError("; ".join(messages)) from None
@@ -53,7 +60,7 @@ def _describe(error: BaseException, _: Any) -> str:
     return str(error)
 
 
-def _strict(cls: type):
+def _strict_hook(cls: type):
     def hook(value, _):
         wanted = (int, float) if cls is float else cls
         if not isinstance(value, wanted) or (isinstance(value, bool) and cls is not bool):
@@ -85,14 +92,16 @@ def _register_kinds(converter: cattrs.Converter, base: type, kinds: dict[str, ty
         converter.register_structure_hook(cls, structure_hook)
 
 
-def _make_converter() -> cattrs.Converter:
+def _make_converter(*, strict: bool) -> cattrs.Converter:
+    """A converter that refuses values of another type than the field's, or one that converts them."""
     converter = cattrs.Converter(forbid_extra_keys=True)
-    for cls in (int, float, bool, str):
-        converter.register_structure_hook(cls, _strict(cls))
+    if strict:
+        for cls in (int, float, bool, str):
+            converter.register_structure_hook(cls, _strict_hook(cls))
     converter.register_unstructure_hook(InputDistribution, lambda value: converter.unstructure(value, type(value)))
     _register_kinds(converter, InputDistribution, INPUT_DISTRIBUTIONS)
     _register_kinds(converter, Task, TASKS)
     return converter
 
 
-_CONVERTER = _make_converter()
+_STRICT, _LENIENT = _make_converter(strict=True), _make_converter(strict=False)

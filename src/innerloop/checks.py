@@ -14,7 +14,7 @@ def positive_int(name: str, value: Any, *, minimum: int = 1, maximum: int | None
     """Raises ValueError unless ``value`` is an integer of at least ``minimum`` and at most ``maximum``."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
         raise ValueError(f"{name} must be an integer of at least {minimum}, got {value!r}; choose a larger one")
-    if maximum is not None and value > maximum:
+    if maximum is not None and int(value) > maximum:
         raise ValueError(f"{name} must be an integer of at most {maximum}, got {value!r}; choose a smaller one")
 
 

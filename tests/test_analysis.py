@@ -285,10 +285,14 @@ def test_fixed_gauge():
     [
         ({"num_heads": 2}, {"num_heads": 2}, "one head per layer, got 2 and 2"),
         ({}, {"num_heads": 2}, "one head per layer, got 1 and 2"),
-        ({"num_layers": 2, "tied": False}, {"num_layers": 3, "tied": False}, "2.*3"),
-        ({"num_layers": 2}, {"num_layers": 2, "tied": False}, ""),
-        ({"num_layers": 2}, {"num_layers": 5}, ""),  # one tied layer each, but applied a different number of times
-        ({"num_layers": 1}, {"num_layers": 2}, ""),
+        ({"num_layers": 2, "tied": False}, {"num_layers": 3, "tied": False}, "one depth.*2.*3"),
+        ({"num_layers": 2}, {"num_layers": 2, "tied": False}, "one depth and tying"),
+        (
+            {"num_layers": 2},
+            {"num_layers": 5},
+            "one depth and tying",
+        ),  # one tied layer each, but applied a different number of times
+        ({"num_layers": 1}, {"num_layers": 2}, "one depth and tying"),
     ],
 )
 def test_what_cannot_be_interpolated(first, second, message):
@@ -391,7 +395,7 @@ def test_scale_sweep_is_independent_evaluations_on_one_key(scale):
         task = LinearRegression(
             input_size=3, context_length=7, noise_std=0.2, input_scale=1.5, target_scale=0.5, inputs=Normal()
         )
-        learner, key, values = GradientDescent(0.2), root_key(12), [0.0, 0.5, 2.0]
+        learner, key, values = GradientDescent(0.2), root_key(12), [0.1, 0.5, 2.0]
         swept = scale_sweep(learner, task, scale, jnp.array(values), key, 101)
         assert swept.shape == (3,)
         for value, loss in zip(values, swept, strict=True):

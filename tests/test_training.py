@@ -65,6 +65,12 @@ def trained():
     return list(train(RECIPE))
 
 
+@pytest.fixture
+def hasty_compiler(monkeypatch):
+    """Compiles faster and runs slower, for programs that run a few steps."""
+    monkeypatch.setattr(loop, "_compiler_options", lambda: {"xla_backend_optimization_level": 0})
+
+
 def assert_same_bits(actual, expected):
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
@@ -122,6 +128,22 @@ def train_by_hand(recipe: Recipe, seed: int):
 
 def test_measurements_fall_on_multiples_of_the_interval_and_on_the_end(trained):
     assert steps(trained) == [0, 3, 6, 7]
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "interval", "start", "grid"),
+    [(7, 3, 0, [3, 6, 7]), (6, 3, 0, [3, 6]), (2, 3, 0, [2]), (11, 3, 7, [9, 11]), (11, 5, 10, [11]), (7, 3, 7, [])],
+)
+def test_chunks_from_any_step(trained, monkeypatch, num_steps, interval, start, grid):
+    """Also from where a shorter training ended. The chunks themselves are left out."""
+
+    def compiled_chunk(recipe, length):
+        return lambda state, *_: (dataclasses.replace(state, step=state.step + length), trained[1][1])
+
+    monkeypatch.setattr(loop, "_compiled_chunk", compiled_chunk)
+    recipe = dataclasses.replace(RECIPE, num_steps=num_steps, evaluation_interval=interval)
+    state = dataclasses.replace(trained[0][0], step=jnp.asarray(start, jnp.int32))
+    assert [int(state.step) for state, _ in train(recipe, state)] == grid
 
 
 def test_every_step_is_adamw_on_the_clipped_gradient_of_the_seed_s_own_batch(trained):
@@ -279,7 +301,7 @@ def test_weights_stay_finite_where_the_update_is_not(optimizer):
 # --- Precision -------------------------------------------------------------------------------------------------------
 
 
-def test_double_precision_throughout():
+def test_double_precision_throughout(hasty_compiler):
     recipe = dataclasses.replace(
         RECIPE, dtype="float64", model=StackConfig(), seeds=(2,), num_steps=3, initial_weights=((0.1, 0.2, 0.3),)
     )
@@ -389,12 +411,6 @@ ELSEWHERE |= {f"optimizer.{field.name}" for field in dataclasses.fields(Optimize
 def test_no_number_of_the_simulated_optimizer_is_at_its_default():
     values, defaults = dataclasses.asdict(RECIPE.optimizer), dataclasses.asdict(OptimizerConfig())
     assert [name for name in values if values[name] == defaults[name]] == []
-
-
-@pytest.fixture
-def hasty_compiler(monkeypatch):
-    """Compiles faster and runs slower, for programs that run two steps."""
-    monkeypatch.setattr(loop, "_compiler_options", lambda: {"xla_backend_optimization_level": 0})
 
 
 def changed(recipe: Recipe, field: str, value) -> Recipe:

@@ -23,18 +23,17 @@ def interpolate(
         rescale: fix the gauge first; without it the mean of two equal functions is a third one.
 
     Raises:
-        ValueError: for several heads, whose pairing is not defined, or different numbers of layers.
+        ValueError: for several heads, whose pairing is not defined, or different depths or tyings.
     """
     if transformer.config.num_heads != 1 or other.config.num_heads != 1:
         raise ValueError(
             f"interpolation needs one head per layer, got {transformer.config.num_heads} and "
             f"{other.config.num_heads}; heads of two models have no pairing"
         )
+    ours, theirs = ((one.config.num_layers, one.config.tied) for one in (transformer, other))
+    if ours != theirs:
+        raise ValueError(f"both transformers must have one depth and tying, got (num_layers, tied) {ours} and {theirs}")
     first, second = products(transformer.weights), products(other.weights)
-    if first.W_KQ.shape != second.W_KQ.shape:
-        raise ValueError(
-            f"both transformers must have products of one shape, got {first.W_KQ.shape} and {second.W_KQ.shape}"
-        )
     if rescale:
         first, second = fix_gauge(first, input_size), fix_gauge(second, input_size)
     mean: Products = jax.tree.map(lambda a, b: (1 - weight) * a + weight * b, first, second)

@@ -81,7 +81,7 @@ class RunFolder:
             if not self.file(name).exists():
                 raise damaged(self.file(name), "it is missing")
             if checksum(self.file(name)) != digest:
-                raise damaged(self.file(name), "its contents do not match its checksum")
+                raise damaged(self.file(name), f"its contents do not match their checksum in {COMPLETE}")
 
     def mark_complete(self) -> None:
         """Writes the completion marker, then removes the checkpoint."""
@@ -117,7 +117,7 @@ def find_run(store: Path, reference: str) -> RunFolder:
     Raises:
         StoreError: if there is none, or several.
     """
-    if Path(reference).is_dir():
+    if reference and Path(reference).is_dir():
         return RunFolder(Path(reference))
     names = sorted(path.name for path in store.iterdir() if path.is_dir()) if store.is_dir() else []
     matches = [name for name in names if name.startswith(reference)]

@@ -428,3 +428,14 @@ def test_double_precision_survives_the_store(tmp_path, monkeypatch):
         assert leaf.dtype == np.float64
         np.testing.assert_array_equal(leaf, expected)
     assert trained.metrics.evaluation_loss.dtype == np.float64
+
+
+def test_a_run_that_is_finished_elsewhere_says_so(unfinished, tmp_path, monkeypatch):
+    """Bits are promised per environment, so the one that a run was begun in must not be overwritten."""
+    shutil.copytree(unfinished, tmp_path / "store")
+    here = runs.environment()
+    monkeypatch.setattr(runs, "environment", lambda: {**here, "jaxlib": "0.0.1"})
+    run = obtain_run(RECIPE, tmp_path / "store")
+    assert run.environment["jaxlib"] == here["jaxlib"]
+    assert run.environment["finished elsewhere"] == f"jaxlib: recorded {here['jaxlib']}, here 0.0.1"
+    assert any(line.startswith("finished elsewhere") for line in run.environment_differences)

@@ -173,10 +173,14 @@ def _train_into(folder: RunFolder, recipe: Recipe, report) -> None:
         if _read_recipe(folder) != recipe:
             raise damaged(folder.file(RECIPE), "it is not the recipe that the folder is named after")
         state, history = _read_checkpoint(folder, recipe)
+        recorded = read_json(folder.file(ENVIRONMENT))
+        if changes := differences(recorded, environment()):
+            # Bits are promised per environment: a run begun in one and finished in another says so for ever.
+            write_json(folder.file(ENVIRONMENT), {**recorded, "finished elsewhere": "; ".join(changes)})
     else:
         write_atomically(folder.file(RECIPE), recipe_to_json(recipe).encode())
+        write_json(folder.file(ENVIRONMENT), environment())
         state, history = None, []
-    write_json(folder.file(ENVIRONMENT), environment())
     written = time.monotonic()
     for state, measurement in train(recipe, state):  # noqa: B020 (the loop goes on from the stored state)
         history.append(_on_host(measurement))

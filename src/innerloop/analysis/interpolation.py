@@ -19,7 +19,7 @@ def interpolate(
         transformer: gives the architecture.
         other: of the same depth and tying.
         input_size: n_i, for the gauge.
-        weight: of ``other``; 0 gives the first transformer back, 1 the second.
+        weight: of ``other``; 0 gives the first transformer's products back, 1 the second's (the rest is the first's).
         rescale: fix the gauge first; without it the mean of two equal functions is a third one.
 
     Raises:

@@ -1,4 +1,5 @@
-"""Claims of the one-layer experiment. Criteria were fixed before the runs that they judge, on other seeds.
+"""Claims of the one-layer experiment. Criteria were fixed before the runs that they judge, but for those
+logged in ``docs/deviations.md``.
 
 Where a claim says "equal", its margin is about half of what the near miss (a learning rate 10 % off, unless the control
 says otherwise) would show in the same measure: closer to the truth than to the nearest lie.

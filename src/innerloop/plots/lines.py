@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from innerloop.plots.style import learner_style
 
 
-def line_with_band(axes: Axes, data: xr.DataArray, *, x: str, over: str, **style) -> None:
+def line_with_band(axes: Axes, data: xr.DataArray, *, x: str, over: str, band: bool = True, **style) -> None:
     """Mean over seeds as a line, with the 95 % interval of Student's t around it.
 
     Args:
@@ -19,6 +19,7 @@ def line_with_band(axes: Axes, data: xr.DataArray, *, x: str, over: str, **style
         data: with dimensions ``x`` and ``over``; NaN where a seed is missing.
         x: horizontal dimension.
         over: dimension that the mean and the band are taken over.
+        band: False draws the mean alone, for values whose spread has no meaning (losses that diverge).
         **style: of the line; the band takes its colour.
     """
     values = data.transpose(over, x).values.astype(np.float64)
@@ -26,17 +27,19 @@ def line_with_band(axes: Axes, data: xr.DataArray, *, x: str, over: str, **style
     count = np.isfinite(values).sum(axis=0)
     mean = np.nanmean(values, axis=0)
     (line,) = axes.plot(horizontal, mean, **style)
-    if values.shape[0] > 1:
+    if band and values.shape[0] > 1:
         error = np.nanstd(values, axis=0, ddof=1) / np.sqrt(count)
         reach = error * scipy.stats.t.ppf(0.975, np.maximum(count - 1, 1))
         axes.fill_between(horizontal, mean - reach, mean + reach, color=line.get_color(), alpha=0.2, linewidth=0)
 
 
-def learner_lines(axes: Axes, data: xr.DataArray, learners: Sequence[str], *, x: str, over: str, by: str) -> None:
-    """One line with its band per learner, in the learners' own colours and markers."""
+def learner_lines(
+    axes: Axes, data: xr.DataArray, learners: Sequence[str], *, x: str, over: str, by: str, band: bool = True
+) -> None:
+    """One line, with its band unless told otherwise, per learner, in the learners' own colours and markers."""
     for order, name in enumerate(learners):
         style = learner_style(name) | {"markevery": max(1, data.sizes[x] // 12), "zorder": 3 + order}
-        line_with_band(axes, data.sel({by: name}), x=x, over=over, **style)
+        line_with_band(axes, data.sel({by: name}), x=x, over=over, band=band, **style)
 
 
 def heat_map(figure: Figure, axes: Axes, matrix: np.ndarray, *, title: str, limit: float) -> None:

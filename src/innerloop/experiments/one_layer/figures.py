@@ -92,9 +92,9 @@ def _figure_6a(data: xr.Dataset) -> Figure:
     return figure
 
 
-def _roll(axes: Axes, data: xr.Dataset, name: str, damping: float) -> None:
+def _roll(axes: Axes, data: xr.Dataset, name: str, damping: float, *, band: bool = True) -> None:
     losses = data[name].sel(damping=damping)
-    learner_lines(axes, losses, ("gradient descent", "trained"), x="application", over="seed", by="rolled")
+    learner_lines(axes, losses, ("gradient descent", "trained"), x="application", over="seed", by="rolled", band=band)
     axes.set(xlabel="GD steps / layers applied", title=f"damping {damping:g}")
 
 
@@ -115,13 +115,13 @@ def _figure_10(data: xr.Dataset) -> Figure:
     for column, damping in enumerate(data["damping"].values):
         _roll(rows[0, column], data, "rollout_median", damping)
         rows[0, column].set(ylabel="median loss", yscale="log")
-        _roll(rows[1, column], data, "rollout_mean", damping)
+        _roll(rows[1, column], data, "rollout_mean", damping, band=False)
         rows[1, column].set(ylabel="mean loss", yscale="log", ylim=(1e-2, 1e3))
         rows[0, column].legend()
     caption(
         figure,
         "Above: medians over all tasks. Below: means over all tasks, which the few tasks beyond GD's stability limit "
-        f"carry away. n = {data.sizes['seed']} seeds.",
+        f"carry away (mean over seeds, no band). n = {data.sizes['seed']} seeds.",
     )
     return figure
 

@@ -1,5 +1,7 @@
 """Figures of the one-layer experiment, in the paper's axes; every number comes from the saved data."""
 
+from typing import Any
+
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -45,7 +47,7 @@ def _loss_curves(axes: Axes, data: xr.Dataset) -> None:
         axes.plot(
             data["step"], data["loss"].sel(seed=seed), color=learner_style("trained")["color"], alpha=0.3, linewidth=1
         )
-    trained = learner_style("trained") | {"marker": ""}
+    trained: dict[str, Any] = learner_style("trained") | {"marker": ""}
     line_with_band(axes, data["loss"], x="step", over="seed", **trained)
     descent = learner_style("gradient descent") | {"marker": "", "linewidth": 2}
     axes.axhline(float(data["final_loss"].sel(learner="gradient descent")[0]), **descent)

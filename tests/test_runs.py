@@ -155,7 +155,7 @@ def test_metrics_and_snapshots_are_those_that_training_yields(finished):
         recorded = run.metrics.isel(step=index)
         for name in ("train_loss", "gradient_norm", "evaluation_loss"):
             np.testing.assert_array_equal(recorded[name], getattr(measurement, name))
-        for leaf, expected in zip(jax.tree.leaves(run.snapshots), jax.tree.leaves(state.weights), strict=True):
+        for leaf, expected in zip(jax.tree.leaves(run.snapshots), jax.tree.leaves(state.parameters), strict=True):
             np.testing.assert_array_equal(leaf[index], expected)
 
 
@@ -418,13 +418,13 @@ def test_double_precision_survives_the_store(tmp_path, monkeypatch):
     with runs.numerics(recipe):
         template = jax.eval_shape(lambda: runs.initial_state(recipe))
         random = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), template)
-    losses = random.weights.attention.W_K[:, 0, 0, 0, 0]
-    measurement = runs.Measurement(random.step, losses, losses, losses, random.weights)
+    losses = random.parameters.attention.W_K[:, 0, 0, 0, 0]
+    measurement = runs.Measurement(random.step, losses, losses, losses, random.parameters)
     with monkeypatch.context() as patch:
         patch.setattr(runs, "train", lambda *_: iter([(random, measurement)]))
         trained = obtain_run(recipe, tmp_path)
     assert_same_run(obtain_run(recipe, tmp_path), trained)
-    for leaf, expected in zip(jax.tree.leaves(trained.weights), jax.tree.leaves(random.weights), strict=True):
+    for leaf, expected in zip(jax.tree.leaves(trained.weights), jax.tree.leaves(random.parameters), strict=True):
         assert leaf.dtype == np.float64
         np.testing.assert_array_equal(leaf, expected)
     assert trained.metrics.evaluation_loss.dtype == np.float64

@@ -21,7 +21,7 @@ RECIPE = Recipe(
 
 def final_weights(recipe):
     *_, (state, _) = train(recipe)
-    return jax.tree.leaves(state.weights)
+    return jax.tree.leaves(state.parameters)
 
 
 def test_seeds_under_one_vmap_train_the_same_weights(monkeypatch):

@@ -96,7 +96,7 @@ def train_by_hand(recipe: Recipe, seed: int):
     config, kernel = recipe.optimizer, recipe_kernel(recipe)
     stream = named_key(root_key(seed), "training")
     loss_and_gradient = jax.jit(lambda weights, step: kernel.loss_and_gradient(weights, kernel.prepare(stream, step)))
-    weights = jax.tree.map(lambda leaf: leaf[0], initial_state(dataclasses.replace(recipe, seeds=(seed,))).weights)
+    weights = jax.tree.map(lambda leaf: leaf[0], initial_state(dataclasses.replace(recipe, seeds=(seed,))).parameters)
     leaves, structure = jax.tree.flatten(weights)
     leaves, zeros = [np.asarray(leaf, np.float64) for leaf in leaves], [np.zeros(leaf.shape) for leaf in leaves]
     first, second = zeros, zeros
@@ -152,7 +152,7 @@ def test_every_step_is_adamw_on_the_clipped_gradient_of_the_seed_s_own_batch(tra
         assert min(norms) > 2 * RECIPE.optimizer.gradient_clip
         for (state, measurement), start in zip(trained, (None, 0, 3, 6), strict=True):
             stop = int(state.step)
-            for tree in (state.weights, measurement.weights):
+            for tree in (state.parameters, measurement.weights):
                 for actual, expected in zip(jax.tree.leaves(tree), history[stop], strict=True):
                     # Every weight has moved by about .01 a step; this is a thousandth of that.
                     np.testing.assert_allclose(actual[index], expected, rtol=0, atol=1e-5)
@@ -176,7 +176,7 @@ def test_evaluation_is_the_learner_s_loss_on_the_held_out_tasks(trained):
 
 
 def test_seeds_differ(trained):
-    for leaf in jax.tree.leaves(trained[-1][0].weights):
+    for leaf in jax.tree.leaves(trained[-1][0].parameters):
         assert leaf.shape[0] == 3
         assert min(np.abs(leaf[a] - leaf[b]).max() for a, b in ((0, 1), (0, 2), (1, 2))) > 0.1
 
@@ -233,8 +233,8 @@ DIVERGING = dataclasses.replace(
 
 def test_one_seed_diverges_and_the_others_go_on(trained):
     state = trained[1][0]
-    broken = jax.tree.map(lambda leaf: leaf.at[1].set(1e30), state.weights)
-    state = dataclasses.replace(state, weights=broken)
+    broken = jax.tree.map(lambda leaf: leaf.at[1].set(1e30), state.parameters)
+    state = dataclasses.replace(state, parameters=broken)
     resumed = list(train(RECIPE, state))
     assert steps(resumed) == [6, 7]
     for (state, measurement), (healthy_state, healthy_measurement) in zip(resumed, trained[2:], strict=True):
@@ -244,7 +244,7 @@ def test_one_seed_diverges_and_the_others_go_on(trained):
         for index in (0, 2):
             expected = of_seed(index, (healthy_state, healthy_measurement))
             assert_same_bits(of_seed(index, (state, measurement)), expected)
-        assert_same_bits(of_seed(1, (state.weights, measurement.weights)), of_seed(1, (broken, broken)))
+        assert_same_bits(of_seed(1, (state.parameters, measurement.weights)), of_seed(1, (broken, broken)))
 
 
 @pytest.fixture(scope="module")
@@ -257,7 +257,7 @@ def test_divergence_is_found_at_its_step_and_weights_stay_at_the_last_finite_one
     for index, seed in enumerate(DIVERGING.seeds):
         history, _, _ = train_by_hand(DIVERGING, seed)
         diverged_at.append(len(history) - 1)
-        for actual, expected in zip(jax.tree.leaves(diverged[-1][0].weights), history[-1], strict=True):
+        for actual, expected in zip(jax.tree.leaves(diverged[-1][0].parameters), history[-1], strict=True):
             assert np.isfinite(actual).all()
             np.testing.assert_allclose(actual[index], expected, rtol=0, atol=3)  # a hundredth of a step
     np.testing.assert_array_equal(diverged[-1][0].diverged_at, diverged_at)
@@ -293,7 +293,7 @@ def test_weights_stay_finite_where_the_update_is_not(optimizer):
     pairs = list(train(dataclasses.replace(DIVERGING, optimizer=optimizer, num_steps=1)))
     assert steps(pairs) == [0, 1]  # fewer than the interval
     state, measurement = pairs[-1]
-    for leaf in jax.tree.leaves((state.weights, measurement.weights)):
+    for leaf in jax.tree.leaves((state.parameters, measurement.weights)):
         assert np.isfinite(leaf).all()
     np.testing.assert_array_equal(state.diverged_at, [0, 0, 0])
 
@@ -313,11 +313,13 @@ def test_double_precision_throughout(hasty_compiler):
         dtypes = {leaf.dtype for leaf in jax.tree.leaves(pair)}
         assert dtypes == {np.dtype("float64"), np.dtype("int32")}
     # Not single precision in wider boxes: half of a number's bits would be zero.
-    final = np.asarray(pairs[-1][0].weights.attention.W_V)
+    final = np.asarray(pairs[-1][0].parameters.attention.W_V)
     assert (final != final.astype(np.float32)).all()
     with numerics(recipe):
         batch = held_out_batch(recipe)
-        learner = Transformer(recipe.model, jax.tree.map(lambda leaf: leaf[0], pairs[-1][0].weights), recipe.tokens())
+        learner = Transformer(
+            recipe.model, jax.tree.map(lambda leaf: leaf[0], pairs[-1][0].parameters), recipe.tokens()
+        )
         expected = task_losses(learner, batch.samples()).mean()
     assert {leaf.dtype for leaf in jax.tree.leaves(batch)} == {np.dtype("float64")}
     np.testing.assert_allclose(pairs[-1][1].evaluation_loss[0], expected, rtol=1e-13)
@@ -391,6 +393,7 @@ CHANGES = {
     "model.token_clip": (SMALL, 0.1),
     "initial_weights": (SMALL, ((0.3, 0.5),)),
     "init_scale": (SMALL, 0.8),
+    "gd_plus_plus_from": (TWO_LAYERS, (0.5, 0.1)),
     "evaluation_seed": (SMALL, 1),
 }
 SHAPES = {
@@ -431,7 +434,7 @@ def test_no_field_is_left_out_below():
 def outcome(recipe: Recipe):
     """Bits of the final weights, and the measured losses."""
     pairs = list(train(recipe))
-    weights = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(pairs[-1][0].weights)]
+    weights = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(pairs[-1][0].parameters)]
     return weights, [float(measured.evaluation_loss[0]) for _, measured in pairs]
 
 
@@ -449,7 +452,7 @@ def test_every_size_has_an_effect(field):
     def shapes(recipe: Recipe):
         stream, step = root_key(0), jnp.zeros((), jnp.int32)
         draw = jax.eval_shape(recipe_kernel(recipe).prepare, stream, step)
-        return jax.eval_shape(lambda: (initial_state(recipe).weights, held_out_batch(recipe))), draw
+        return jax.eval_shape(lambda: (initial_state(recipe).parameters, held_out_batch(recipe))), draw
 
     recipe, value = SHAPES[field]
     assert str(shapes(changed(recipe, field, value))) != str(shapes(recipe))

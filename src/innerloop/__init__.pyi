@@ -1,11 +1,14 @@
 """The public names, by room. `innerloop/__init__.py` imports each when it is first used."""
 
 from .algorithms import GradientDescent as GradientDescent
+from .algorithms import GradientDescentPlusPlus as GradientDescentPlusPlus
 from .algorithms import Ridge as Ridge
 from .algorithms import Trivial as Trivial
 from .algorithms import bayes_optimal as bayes_optimal
 from .analysis import Alignment as Alignment
 from .analysis import align as align
+from .analysis import compare_layers as compare_layers
+from .analysis import condition_gamma as condition_gamma
 from .analysis import interpolate as interpolate
 from .analysis import read_layers as read_layers
 from .analysis import roll_out as roll_out
@@ -15,12 +18,16 @@ from .analysis import task_losses as task_losses
 from .analysis import trajectory_losses as trajectory_losses
 from .claims import Claim as Claim
 from .claims import Criterion as Criterion
+from .constructions import gradient_descent_plus_plus_transformer as gradient_descent_plus_plus_transformer
+from .constructions import gradient_descent_plus_plus_weights as gradient_descent_plus_plus_weights
 from .constructions import gradient_descent_transformer as gradient_descent_transformer
 from .constructions import gradient_descent_weights as gradient_descent_weights
 from .exact import gradient_descent_losses as gradient_descent_losses
 from .exact import one_step_loss as one_step_loss
 from .exact import optimal_learning_rate as optimal_learning_rate
 from .exact import sample_spectra as sample_spectra
+from .exact import tune as tune
+from .exact import tuning_spectra as tuning_spectra
 from .experiments import EXPERIMENTS as EXPERIMENTS
 from .experiments import Experiment as Experiment
 from .keys import named_key as named_key
@@ -50,6 +57,7 @@ from .tokens import ConcatenatedTokens as ConcatenatedTokens
 from .training import OptimizerConfig as OptimizerConfig
 from .training import Recipe as Recipe
 from .training import published as published
+from .training import published_tuning as published_tuning
 from .training import recipe_from_json as recipe_from_json
 from .training import recipe_to_json as recipe_to_json
 from .training import train as train

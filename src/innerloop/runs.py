@@ -15,6 +15,7 @@ A run that was killed goes on from its last checkpoint, to the same bits as one 
 import dataclasses
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ from innerloop.training import (
     recipe_from_json,
     recipe_kernel,
     recipe_to_json,
+    stack_weights,
     train,
 )
 
@@ -118,7 +120,8 @@ def name_of(recipe: Recipe) -> str:
     """The name under which a recipe's run is stored on this backend."""
     task, model = recipe.task, recipe.model
     kind = "tied" if model.tied else "untied"
-    label = f"{model.num_layers}-{kind}-N{task.context_length}-d{task.input_size}"
+    trained = "" if recipe.gd_plus_plus_from is None else "-gd++"
+    label = f"{model.num_layers}-{kind}-N{task.context_length}-d{task.input_size}{trained}"
     with numerics(recipe):
         kernel_path = recipe_kernel(recipe).path
     return run_name(label, recipe_to_json(recipe), kernel_path=kernel_path, backend=jax.default_backend())
@@ -203,7 +206,8 @@ def _progress(folder: RunFolder, recipe: Recipe, measurement: Measurement) -> Pr
 
 def _write_results(folder: RunFolder, recipe: Recipe, state: TrainingState, history: list[Measurement]) -> None:
     stacked = _stack(history)
-    tensors = {**_to_tensors("weights", state.weights), **_to_tensors("snapshots", stacked.weights)}
+    final = jax.tree.map(lambda leaf: leaf[-1], stacked.weights)
+    tensors = {**_to_tensors("weights", final), **_to_tensors("snapshots", stacked.weights)}
     write_tensors(folder.file(WEIGHTS), tensors)
     by_step = {
         "train_loss": (stacked.train_loss, "half squared error, mean over the chunk's batches"),
@@ -231,7 +235,7 @@ def _read_checkpoint(folder: RunFolder, recipe: Recipe) -> tuple[TrainingState, 
         state_template = jax.eval_shape(lambda: initial_state(recipe))
         # Only the structure counts: shapes and dtypes come from the file.
         step = state_template.step
-        history_template = Measurement(step, step, step, step, state_template.weights)
+        history_template = Measurement(step, step, step, step, _weights_template(recipe))
         state = _from_tensors("state", state_template, tensors, path)
     history = _from_tensors("history", history_template, tensors, path, convert=np.asarray)
     return state, [jax.tree.map(lambda leaf, i=i: leaf[i], history) for i in range(history.step.shape[0])]
@@ -246,7 +250,7 @@ def _read_recipe(folder: RunFolder) -> Recipe:
 
 
 def _weights_template(recipe: Recipe) -> StackWeights:
-    return jax.eval_shape(lambda: initial_state(recipe)).weights
+    return jax.eval_shape(lambda: jax.vmap(partial(stack_weights, recipe))(initial_state(recipe).parameters))
 
 
 def _on_host(measurement: Measurement) -> Measurement:

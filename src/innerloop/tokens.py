@@ -25,24 +25,31 @@ class ConcatenatedTokens(eqx.Module):
 
     Attributes:
         initial_weights: W0; None means zero.
+        targets_hold_residuals: context tokens are (x_j, y_j - W0 x_j) in place of (x_j, y_j), for a stack that carries
+            residuals along (see `innerloop.algorithms.GradientDescentPlusPlus`). The same for W0 = 0.
     """
 
     initial_weights: Float[Array, "output_size input_size"] | None = None
+    targets_hold_residuals: bool = eqx.field(default=False, static=True)
 
     def encode(self, problem: Problem) -> Float[Array, "tokens token_size"]:
         """Tokens (x_1, y_1) .. (x_N, y_N), (x_q, -W0 x_q)."""
-        context = jnp.concatenate([problem.context_inputs, problem.context_targets], axis=-1)
+        targets = problem.context_targets - self._left_out(problem.context_inputs, problem)
+        context = jnp.concatenate([problem.context_inputs, targets], axis=-1)
         query = jnp.concatenate([problem.query_input, -self._initial(problem.query_input, problem)])
         return jnp.concatenate([context, query[None]])
 
     def encode_batch(self, batch: Batch) -> Float[Array, "token_size tokens batch"]:
         """The same tokens for a batch, in the layout of the training kernels: features first, tasks last."""
-        query_input = batch.inputs[:, -1]  # (input_size, batch)
+        context_targets = batch.targets[:, :-1]  # (output_size, context, batch)
         if self.initial_weights is None:
             query_entry = jnp.zeros_like(batch.targets[:, -1])
         else:
-            query_entry = -self.initial_weights @ query_input
-        targets = jnp.concatenate([batch.targets[:, :-1], query_entry[:, None]], axis=1)
+            query_entry = -self.initial_weights @ batch.inputs[:, -1]
+            if self.targets_hold_residuals:
+                guesses = jnp.einsum("oi,inb->onb", self.initial_weights, batch.inputs[:, :-1])
+                context_targets = context_targets - guesses
+        targets = jnp.concatenate([context_targets, query_entry[:, None]], axis=1)
         return jnp.concatenate([batch.inputs, targets])
 
     def query_prediction(
@@ -54,9 +61,16 @@ class ConcatenatedTokens(eqx.Module):
     def context_prediction(
         self, tokens: Float[Array, "*layers tokens token_size"], problem: Problem
     ) -> Float[Array, "*layers context output_size"]:
-        """What the tokens say of the context's targets: W0 x_j + y_j minus the token's target entries."""
+        """What the tokens say of the context's targets: W0 x_j plus what has been taken off their target entries."""
         moved = tokens[..., :-1, problem.query_input.shape[0] :]
-        return self._initial(problem.context_inputs, problem) + problem.context_targets - moved
+        initial = self._initial(problem.context_inputs, problem)
+        return initial + problem.context_targets - self._left_out(problem.context_inputs, problem) - moved
+
+    def _left_out(
+        self, inputs: Float[Array, "context input_size"], problem: Problem
+    ) -> Float[Array, "context output_size"] | float:
+        """The part of the context's targets that its tokens do not hold."""
+        return self._initial(inputs, problem) if self.targets_hold_residuals else 0.0
 
     def _initial(
         self, inputs: Float[Array, "*shape input_size"], problem: Problem

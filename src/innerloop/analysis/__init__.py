@@ -1,7 +1,9 @@
 """Comparing any two learners, and reading algorithms off weights."""
 
 from innerloop.analysis.alignment import Alignment, align, sensitivity
+from innerloop.analysis.conditioning import condition_gamma, condition_numbers, corrected_eigenvalues
 from innerloop.analysis.evaluation import over_learners, over_tasks, task_losses, trajectory_losses
+from innerloop.analysis.identifiability import LayerComparison, compare_layers, match_gauge, read_entries
 from innerloop.analysis.interpolation import fix_gauge, interpolate
 from innerloop.analysis.out_of_distribution import scale_sweep
 from innerloop.analysis.rollout import roll_out
@@ -9,13 +11,20 @@ from innerloop.analysis.weights import LayerReading, key_query_scale, read_layer
 
 __all__ = [
     "Alignment",
+    "LayerComparison",
     "LayerReading",
     "align",
+    "compare_layers",
+    "condition_gamma",
+    "condition_numbers",
+    "corrected_eigenvalues",
     "fix_gauge",
     "interpolate",
     "key_query_scale",
+    "match_gauge",
     "over_learners",
     "over_tasks",
+    "read_entries",
     "read_layers",
     "roll_out",
     "scale_sweep",

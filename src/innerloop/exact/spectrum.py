@@ -1,8 +1,11 @@
-"""Gradient descent's loss after K steps, from eigenvalues.
+"""The loss of gradient descent and GD++ after K steps, from eigenvalues.
 
-For one context, with X X^T = sum_i l_i v_i v_i^T and q_i = v_i^T E[x_q x_q^T] v_i, K steps with c_k = eta_k / N leave
-the fraction r_i = prod_k (1 - c_k l_i) of each direction unlearned, and the expectation of the loss over W, the noise
-and the query is
+For one context, with X X^T = sum_i l_i v_i v_i^T and q_i = v_i^T E[x_q x_q^T] v_i, a step with c = eta / N leaves the
+fraction 1 - c l_i of what was left in each direction, and GD++ then moves the eigenvalue:
+
+    r_i <- r_i (1 - c l_i),    l_i <- l_i (1 - gamma l_i)^2,    r_i = 1 before the first step.
+
+The expectation of the loss over W, the noise and the query is, with the original l_i,
 
     n_o / 2 sum_i q_i [ s^2 r_i^2 + sigma^2 (1 - r_i)^2 / l_i ].
 
@@ -13,6 +16,7 @@ descent diverges: where some |1 - c l_i| exceeds 1.
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
 from innerloop.tasks import LinearRegression
@@ -42,6 +46,25 @@ def context_spectra(
     return Spectra(jnp.maximum(eigenvalues, 0.0), moments)
 
 
+def pool(spectra: Spectra, num_nodes: int = 4096) -> Spectra:
+    """One pseudo-context whose expected losses are the mean over all contexts, up to binning.
+
+    Expected losses are sums of q_i times a smooth function of l_i, so the eigenvalues of all contexts are collected in
+    bins (equal in sqrt(l), where their density is nearly flat), each represented by its mean eigenvalue and its total
+    q, divided by the number of contexts. Empty bins have weight zero.
+    """
+    eigenvalues = np.asarray(spectra.eigenvalues, dtype=np.float64)
+    weights = np.asarray(spectra.query_moments, dtype=np.float64).ravel() / eigenvalues.shape[0]
+    edges = np.linspace(0.0, np.sqrt(eigenvalues.max()) * (1 + 1e-9), num_nodes + 1) ** 2
+    bins = np.clip(np.searchsorted(edges, eigenvalues.ravel(), side="right") - 1, 0, num_nodes - 1)
+    total = np.bincount(bins, weights, num_nodes)
+    moment = np.bincount(bins, weights * eigenvalues.ravel(), num_nodes)
+    centres = (edges[1:] + edges[:-1]) / 2
+    nodes = np.divide(moment, total, out=centres, where=total > 0)
+    dtype = spectra.eigenvalues.dtype
+    return Spectra(jnp.asarray(nodes[None], dtype=dtype), jnp.asarray(total[None], dtype=dtype))
+
+
 def sample_spectra(task: LinearRegression, key: Key[Array, ""], num_tasks: int) -> Spectra:
     """Spectra of freshly drawn contexts of a task."""
     problems = task.samples(key, num_tasks).problem
@@ -53,6 +76,7 @@ def gradient_descent_losses(
     spectra: Spectra,
     learning_rates: Float[Array, " steps"],
     *,
+    curvature_corrections: Float[Array, " steps"] | None = None,
     damping: float = 1.0,
 ) -> Float[Array, "steps_plus_1 tasks"]:
     """Expected half squared error (summed over outputs) per context, before the first and after every step.
@@ -61,17 +85,24 @@ def gradient_descent_losses(
         task: gives noise, target scale, context length and number of outputs.
         spectra: of the contexts.
         learning_rates: eta per step.
-        damping: factor on every step.
+        curvature_corrections: gamma per step; None is plain gradient descent.
+        damping: factor on every step, corrections included.
     """
     eigenvalues, moments = spectra.eigenvalues, spectra.query_moments
     step_sizes = damping * jnp.asarray(learning_rates, dtype=eigenvalues.dtype) / task.context_length
+    if curvature_corrections is None:
+        corrections = jnp.zeros_like(step_sizes)
+    else:
+        corrections = damping * jnp.asarray(curvature_corrections, dtype=eigenvalues.dtype)
 
-    def step(unlearned, step_size):
-        unlearned = unlearned * (1 - step_size * eigenvalues)
-        return unlearned, unlearned
+    def step(carry, numbers):
+        unlearned, moved = carry
+        step_size, correction = numbers
+        unlearned = unlearned * (1 - step_size * moved)
+        return (unlearned, moved * (1 - correction * moved) ** 2), unlearned
 
     ones = jnp.ones_like(eigenvalues)
-    _, unlearned = jax.lax.scan(step, ones, step_sizes)
+    _, unlearned = jax.lax.scan(step, (ones, eigenvalues), (step_sizes, corrections))
     unlearned = jnp.concatenate([ones[None], unlearned])  # (steps + 1, tasks, input_size)
     error = task.target_scale**2 * unlearned**2
     if task.noise_std > 0:

@@ -1,14 +1,22 @@
 """The training loss of a whole batch for stacks of linear attention, in JAX.
 
 Same mathematics as `innerloop.models.run_stack` under ``vmap``, arranged for speed; in the last layer only the query's
-target entries are computed.
+target entries are computed. Three forms, chosen by the architecture alone:
 
-- *One* layer keeps the tasks along the last axis: sums over tokens are unrolled into elementwise products, which become
-  vector code, and products with weights are single matrix products over all tasks.
-- *Several* layers put the tasks first and go through S = sum_j e_j e_j^T, formed anew from every layer's tokens, so
-  that clips and partial updates stay exact. (Tasks last was 3 to 8 times slower there: XLA's CPU backend fuses unrolled
-  sums into their readers and computes them again and again.)
+- *One layer* keeps the tasks along the last axis: sums over tokens are unrolled into elementwise products, which become
+  vector code, and products with weights are single matrix products over all tasks. S is never formed.
+- *Several layers* go through S = sum_j e_j e_j^T, tasks first. Linear attention moves all tokens by one matrix,
+  e <- M e with M = I + damping * sum over heads of W_PV S W_KQ, hence S <- M S M^T (*Gram form*): once S is formed, the
+  cost no longer depends on the context's length.
+- *A token clip* is not linear, so there every layer moves all tokens and forms S anew (*token form*).
+
+In the Gram form, S is moved as a matrix only while more than two layers follow. The last layers need S applied to a few
+vectors, and M S M^T v costs products of S with three vectors in place of products of matrices (measured at the paper's
+sizes: 3.7 against 13 ms a step for two layers). (Tasks last was 3 to 8 times slower for several layers in token form:
+XLA's CPU backend fuses unrolled sums into their readers and computes them again and again.)
 """
+
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -17,6 +25,9 @@ from innerloop.models import Products, StackConfig
 
 # Longer sums are left to XLA's reduction, so that the program's size does not grow with the context.
 _LONGEST_UNROLLED_SUM = 64
+
+# So many layers at the end are applied to vectors; the cost of that grows threefold with each.
+_LAYERS_ON_VECTORS = 2
 
 
 def query_target_entries(
@@ -33,28 +44,78 @@ def query_target_entries(
         tokens: the tokens of every task, the query last.
         num_targets: number of target entries at the end of a token.
     """
+    layers = [_layer(products, config, layer, num_targets) for layer in range(config.num_layers)]
     if config.num_layers == 1:
-        return _single_layer(config, _layer(products, config, 0), tokens, num_targets)
+        return _single_layer(config, layers[0], tokens, num_targets)
     tokens = jnp.moveaxis(tokens, -1, 0)  # (batch, token_size, tokens)
-    for layer in range(config.num_layers - 1):
-        tokens = _full_layer(config, _layer(products, config, layer), tokens, num_targets)
-    return _last_layer(config, _layer(products, config, config.num_layers - 1), tokens, num_targets)
+    if config.token_clip is None:
+        return _gram_form(config, layers, tokens, num_targets)
+    for layer in layers[:-1]:
+        tokens = _full_layer(config, layer, tokens)
+    return _last_layer(config, layers[-1], tokens, num_targets)
 
 
-def _layer(products: Products, config: StackConfig, layer: int) -> Products:
+def _gram_form(config, layers, tokens, num_targets):
+    """The query's target entries of several layers without a clip; tasks first in, last out."""
+    gram, query = _gram(config, tokens), tokens[..., -1]
+    num_as_matrix = max(len(layers) - 1 - _LAYERS_ON_VECTORS, 0)
+    for layer in layers[:num_as_matrix]:
+        query = _move(config, layer, [], gram, query)
+        gram = _move_gram(config, layer, gram)
+    moved_by = []
+    for layer in layers[num_as_matrix:-1]:
+        query = _move(config, layer, moved_by, gram, query)
+        moved_by = [*moved_by, layer]
+    entries = query[:, -num_targets:]
+    for W_KQ, W_PV in zip(layers[-1].W_KQ, layers[-1].W_PV, strict=True):
+        read = _apply_gram(config, moved_by, gram, query @ W_KQ.T)
+        entries = entries + config.damping * read @ W_PV[-num_targets:].T
+    return entries.T
+
+
+def _apply_gram(config, moved_by: Sequence[Products], gram, vectors):
+    """S v for every task, with S as it is after the layers that have moved it: M S M^T v, outermost layer last."""
+    if not moved_by:
+        return jnp.einsum("bde,be->bd", gram, vectors)
+    *before, layer = moved_by
+    transposed = Products(layer.W_PV.mT, layer.W_KQ.mT)  # M^T has these in each other's place
+    vectors = _move(config, transposed, before, gram, vectors)
+    return _move(config, layer, before, gram, _apply_gram(config, before, gram, vectors))
+
+
+def _move(config, layer: Products, moved_by: Sequence[Products], gram, vectors):
+    """M v for every task."""
+    moved = vectors
+    for W_KQ, W_PV in zip(layer.W_KQ, layer.W_PV, strict=True):
+        moved = moved + config.damping * _apply_gram(config, moved_by, gram, vectors @ W_KQ.T) @ W_PV.T
+    return moved
+
+
+def _move_gram(config, layer: Products, gram):
+    """M S M^T for every task."""
+    by = jnp.eye(gram.shape[-1], dtype=gram.dtype)
+    for W_KQ, W_PV in zip(layer.W_KQ, layer.W_PV, strict=True):
+        queried = jnp.einsum("bde,ef->bdf", gram, W_KQ)
+        by = by + config.damping * jnp.einsum("de,bef->bdf", W_PV, queried)
+    return (by @ gram) @ by.mT
+
+
+def _layer(products: Products, config: StackConfig, layer: int, num_targets: int) -> Products:
+    """One layer's products, by head; where only targets are updated, nothing is written into the inputs."""
     index = 0 if config.tied else layer
-    return Products(products.W_KQ[index], products.W_PV[index])
+    W_PV = products.W_PV[index]
+    if config.update == "targets":
+        W_PV = W_PV.at[:, :-num_targets].set(0.0)
+    return Products(products.W_KQ[index], W_PV)
 
 
-def _full_layer(config, products, tokens, num_targets):
+def _full_layer(config, products, tokens):
     """Updates all tokens of all tasks, tasks first."""
     gram = _gram(config, tokens)
     update = jnp.zeros_like(tokens)
     for W_KQ, W_PV in zip(products.W_KQ, products.W_PV, strict=True):
         queried = jnp.einsum("de,ben->bdn", W_KQ, tokens)
         update = update + jnp.einsum("de,ben->bdn", W_PV, gram @ queried)
-    if config.update == "targets":
-        update = update.at[:, :-num_targets].set(0.0)
     return _clip(config, tokens + config.damping * update)
 
 

@@ -10,12 +10,14 @@ from innerloop.training.loop import (
     recipe_kernel,
     train,
 )
-from innerloop.training.recipe import OptimizerConfig, Recipe, published
+from innerloop.training.parameters import Parameters, stack_weights
+from innerloop.training.recipe import OptimizerConfig, Recipe, published, published_tuning
 from innerloop.training.serialise import recipe_from_json, recipe_to_json, structure
 
 __all__ = [
     "Measurement",
     "OptimizerConfig",
+    "Parameters",
     "Recipe",
     "TrainingState",
     "held_out_batch",
@@ -23,9 +25,11 @@ __all__ = [
     "make_optimizer",
     "numerics",
     "published",
+    "published_tuning",
     "recipe_from_json",
     "recipe_kernel",
     "recipe_to_json",
+    "stack_weights",
     "structure",
     "train",
 ]

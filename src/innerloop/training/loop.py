@@ -24,8 +24,9 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from innerloop.kernels import Kernel, batch_loss, training_kernel
 from innerloop.keys import named_key, root_key
-from innerloop.models import StackWeights, initialise
+from innerloop.models import StackWeights
 from innerloop.tasks import Batch
+from innerloop.training.parameters import Parameters, initial_parameters, stack_weights
 from innerloop.training.recipe import OptimizerConfig, Recipe
 
 
@@ -34,13 +35,13 @@ class TrainingState(eqx.Module):
 
     Attributes:
         step: steps taken.
-        weights: parameters.
+        parameters: what is trained, the stack's weights or the numbers that they follow from.
         optimizer: the optimiser's state.
         diverged_at: the step at which a seed's loss, gradient or update was not finite; -1 while all is well.
     """
 
     step: Int[Array, ""]
-    weights: StackWeights
+    parameters: Parameters
     optimizer: PyTree
     diverged_at: Int[Array, " seeds"]
 
@@ -53,7 +54,7 @@ class Measurement(NamedTuple):
         train_loss: mean over the chunk's batches (NaN at step 0, which has none).
         gradient_norm: mean over the chunk of the global norm before clipping (NaN at step 0).
         evaluation_loss: on the held-out tasks.
-        weights: the parameters at this step.
+        weights: the stack's weights at this step.
     """
 
     step: Int[Array, ""]
@@ -113,17 +114,13 @@ def initial_state(recipe: Recipe) -> TrainingState:
     optimizer = make_optimizer(recipe.optimizer)
 
     def one_seed(key):
-        weights = initialise(
-            recipe.model,
-            recipe.token_size,
-            named_key(key, "initialisation"),
-            scale=recipe.init_scale,
-            dtype=recipe.dtype,
-        )
-        return weights, optimizer.init(eqx.filter(weights, eqx.is_array))
+        parameters = initial_parameters(recipe, named_key(key, "initialisation"))
+        return parameters, optimizer.init(eqx.filter(parameters, eqx.is_array))
 
-    weights, optimizer_state = jax.jit(partial(_over_seeds, one_seed))(_seed_keys(recipe))
-    return TrainingState(jnp.zeros((), jnp.int32), weights, optimizer_state, jnp.full(len(recipe.seeds), -1, jnp.int32))
+    parameters, optimizer_state = jax.jit(partial(_over_seeds, one_seed))(_seed_keys(recipe))
+    return TrainingState(
+        jnp.zeros((), jnp.int32), parameters, optimizer_state, jnp.full(len(recipe.seeds), -1, jnp.int32)
+    )
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
@@ -145,7 +142,7 @@ def _seed_keys(recipe: Recipe):
     return jnp.stack([root_key(seed) for seed in recipe.seeds])
 
 
-def _over_seeds(function, *arguments):
+def _over_seeds(function, *arguments) -> Any:
     """One seed after the other on a CPU, all at once elsewhere.
 
     On a CPU one seed's arithmetic fills the cores already, and the loop keeps a seed's bits independent of its
@@ -175,16 +172,19 @@ def _compiler_options() -> dict[str, str]:
 
 def _measure(recipe: Recipe, state: TrainingState, evaluation_batch: Batch) -> Measurement:
     unknown = jnp.full(len(recipe.seeds), jnp.nan, dtype=recipe.dtype)
-    losses = _compiled_evaluation(recipe)(state.weights, evaluation_batch)
-    return Measurement(state.step, unknown, unknown, losses, state.weights)
+    losses, weights = _compiled_evaluation(recipe)(state.parameters, evaluation_batch)
+    return Measurement(state.step, unknown, unknown, losses, weights)
 
 
 @lru_cache(maxsize=64)
 def _compiled_evaluation(recipe: Recipe):
     tokens = recipe.tokens()
-    return jax.jit(
-        lambda weights, batch: _over_seeds(lambda one: batch_loss(recipe.model, tokens, one, batch), weights)
-    )
+
+    def one_seed(batch, parameters):
+        weights = stack_weights(recipe, parameters)
+        return batch_loss(recipe.model, tokens, weights, batch), weights
+
+    return jax.jit(lambda parameters, batch: _over_seeds(partial(one_seed, batch), parameters))
 
 
 def _advance_from(recipe: Recipe, state: TrainingState, evaluation_batch: Batch):
@@ -205,50 +205,54 @@ def _compiled_chunk(recipe: Recipe, length: int):
     kernel = recipe_kernel(recipe)
     optimizer = make_optimizer(recipe.optimizer)
 
-    def take_step(weights: Any, optimizer_state, diverged_at, draw, step):
-        loss, gradient = kernel.loss_and_gradient(weights, draw)
+    def take_step(parameters: Any, optimizer_state, diverged_at, draw, step):
+        weights, pull_back = jax.vjp(partial(stack_weights, recipe), parameters)
+        loss, weights_gradient = kernel.loss_and_gradient(weights, draw)
+        (gradient,) = pull_back(weights_gradient)
         norm = optax.tree.norm(gradient)
         # Optax mixes dtypes in its scalars, which strict promotion would refuse.
         with jax.numpy_dtype_promotion("standard"):
-            updates, new_optimizer_state = optimizer.update(cast(Any, gradient), optimizer_state, weights)
-            new_weights = eqx.apply_updates(weights, updates)
+            updates, new_optimizer_state = optimizer.update(cast(Any, gradient), optimizer_state, parameters)
+            new_parameters = eqx.apply_updates(parameters, updates)
         # A finite gradient can still give an update that is not (0 / 0 in Adam with eps = 0, an overflow).
-        is_finite = jnp.isfinite(loss) & jnp.isfinite(norm) & jnp.isfinite(optax.tree.norm(new_weights))
+        is_finite = jnp.isfinite(loss) & jnp.isfinite(norm) & jnp.isfinite(optax.tree.norm(new_parameters))
         diverged_at = jnp.where((diverged_at < 0) & ~is_finite, step, diverged_at)
         keep = partial(jnp.where, diverged_at < 0)
-        weights = jax.tree.map(keep, new_weights, weights)
+        parameters = jax.tree.map(keep, new_parameters, parameters)
         optimizer_state = jax.tree.map(keep, new_optimizer_state, optimizer_state)
-        return weights, optimizer_state, diverged_at, loss, norm
+        return parameters, optimizer_state, diverged_at, loss, norm
 
-    def one_seed(first_step, evaluation_batch, weights, optimizer_state, diverged_at, key):
+    def one_seed(first_step, evaluation_batch, parameters, optimizer_state, diverged_at, key):
         stream = named_key(key, "training")
 
         def body(carry, step):
-            weights, optimizer_state, diverged_at, draw = carry
-            weights, optimizer_state, diverged_at, loss, norm = take_step(
-                weights, optimizer_state, diverged_at, draw, step
+            parameters, optimizer_state, diverged_at, draw = carry
+            parameters, optimizer_state, diverged_at, loss, norm = take_step(
+                parameters, optimizer_state, diverged_at, draw, step
             )
             # The next step's random numbers are made here and carried, so that they are made once; see `Task.draw`.
-            return (weights, optimizer_state, diverged_at, kernel.prepare(stream, step + 1)), (loss, norm)
+            return (parameters, optimizer_state, diverged_at, kernel.prepare(stream, step + 1)), (loss, norm)
 
         steps = first_step + jnp.arange(length, dtype=jnp.int32)
-        carry = (weights, optimizer_state, diverged_at, kernel.prepare(stream, first_step))
-        (weights, optimizer_state, diverged_at, _), (losses, norms) = jax.lax.scan(body, carry, steps)
+        carry = (parameters, optimizer_state, diverged_at, kernel.prepare(stream, first_step))
+        (parameters, optimizer_state, diverged_at, _), (losses, norms) = jax.lax.scan(body, carry, steps)
+        weights = stack_weights(recipe, parameters)
         evaluation_loss = batch_loss(recipe.model, recipe.tokens(), weights, evaluation_batch)
         measured = jnp.stack([jnp.mean(losses), jnp.mean(norms), evaluation_loss])
-        return weights, optimizer_state, diverged_at, jnp.where(diverged_at < 0, measured, jnp.nan)
+        measured = jnp.where(diverged_at < 0, measured, jnp.nan)
+        return parameters, optimizer_state, diverged_at, weights, measured
 
     @partial(jax.jit, compiler_options=_compiler_options())
     def chunk(state, keys, evaluation_batch):
-        weights, optimizer_state, diverged_at, measured = _over_seeds(
+        parameters, optimizer_state, diverged_at, weights, measured = _over_seeds(
             partial(one_seed, state.step, evaluation_batch),
-            state.weights,
+            state.parameters,
             state.optimizer,
             state.diverged_at,
             keys,
         )
         step = state.step + length
-        state = TrainingState(step, weights, optimizer_state, diverged_at)
+        state = TrainingState(step, parameters, optimizer_state, diverged_at)
         return state, Measurement(step, measured[:, 0], measured[:, 1], measured[:, 2], weights)
 
     return chunk

@@ -64,6 +64,8 @@ class Recipe:
     """How weights are updated."""
     initial_weights: tuple[tuple[float, ...], ...] | None = None
     """W0, rows per output: the query token is (x_q, -W0 x_q). None means zero."""
+    gd_plus_plus_from: tuple[float, float] | None = None
+    """Train only the numbers of GD++, per distinct layer, from this (eta, gamma) on; None trains all weights."""
     init_scale: float = 0.002
     """Variance scale of the weights' initialisation, divided by the number of layers."""
     num_steps: int = 5000
@@ -85,6 +87,14 @@ class Recipe:
 
     def __post_init__(self):
         finite_number("init_scale", self.init_scale, above=0.0)
+        if self.gd_plus_plus_from is not None:
+            for value in self.gd_plus_plus_from:
+                finite_number("gd_plus_plus_from", value)
+            if self.model.num_heads != 1 or self.model.key_size is not None:
+                raise ValueError(
+                    f"gd_plus_plus_from needs one head of the token's width, got num_heads={self.model.num_heads}, "
+                    f"key_size={self.model.key_size}; leave both at their defaults"
+                )
         for name in ("num_steps", "batch_size", "evaluation_interval", "evaluation_tasks"):
             positive_int(name, getattr(self, name))
         positive_int("evaluation_seed", self.evaluation_seed, minimum=0, maximum=LARGEST_SEED)
@@ -146,4 +156,37 @@ def published(
         ),
         num_steps=num_steps if num_steps is not None else (5000 if tied else 50_000),
         seeds=seeds,
+    )
+
+
+def published_tuning(
+    *,
+    num_layers: int,
+    tied: bool = True,
+    task: LinearRegression | None = None,
+    learning_rate: float,
+    num_steps: int | None = None,
+    seeds: tuple[int, ...] = (0,),
+) -> Recipe:
+    """The published protocol for the numbers of GD++: Adam on batches of 512 tasks, 1000 steps tied, 30 000 untied.
+
+    As the code runs it: eta and gamma per distinct layer, Adam's b2 .999, other numbers as in `published`. The code
+    starts at the best shared eta of a line search in which gamma is coupled to it, gamma = eta / N^2; so does this,
+    from the learning rate given.
+
+    Args:
+        num_layers: K.
+        tied: share eta and gamma among layers.
+        task: defaults to the paper's.
+        learning_rate: eta to start from.
+        num_steps: overrides the published number.
+        seeds: repetitions; they differ in their batches.
+    """
+    recipe = published(num_layers=num_layers, tied=tied, task=task, seeds=seeds)
+    return dataclasses.replace(
+        recipe,
+        gd_plus_plus_from=(learning_rate, learning_rate / recipe.task.context_length**2),
+        optimizer=dataclasses.replace(recipe.optimizer, b2=0.999),
+        num_steps=num_steps if num_steps is not None else (1000 if tied else 30_000),
+        batch_size=512,
     )

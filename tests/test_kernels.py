@@ -1,5 +1,6 @@
 """The batch loss and its gradient against the unbatched transformer under vmap, in float64."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -7,10 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import INPUT_SIZE, OUTPUT_SIZE, random_weights, relative_difference
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 
 from innerloop.kernels import batch_loss, training_kernel
+from innerloop.kernels.linear_stack import query_target_entries
 from innerloop.keys import root_key
-from innerloop.models import StackConfig, Transformer
+from innerloop.models import StackConfig, Transformer, products
 from innerloop.tasks import Batch, LinearRegression
 from innerloop.tokens import ConcatenatedTokens
 
@@ -122,3 +126,96 @@ def test_mean_over_tasks_and_sum_over_outputs():
     errors = np.asarray(batch.targets[:, -1]) - np.asarray(W0) @ np.asarray(batch.inputs[:, -1])
     expected = 0.5 * np.sum(errors**2) / BATCH_SIZE
     np.testing.assert_allclose(batch_loss(config, ConcatenatedTokens(W0), weights, batch), expected, rtol=1e-13)
+
+
+# --- The Gram form: several layers without a clip, S formed once -----------------------------------------------------
+
+architectures = st.builds(
+    StackConfig,
+    num_layers=st.integers(2, 5),  # up to 3 layers act on vectors alone; from 4 on the first ones move S as a matrix
+    tied=st.booleans(),
+    num_heads=st.integers(1, 2),
+    query_in_keys=st.booleans(),
+    damping=st.sampled_from([1.0, -0.6]),
+    update=st.sampled_from(["all", "targets"]),
+)
+
+
+@settings(max_examples=6, phases=[Phase.explicit, Phase.generate])
+@given(
+    config=architectures,
+    input_size=st.integers(1, 5),
+    output_size=st.integers(1, 3),
+    context_length=st.integers(1, 13),
+    seed=st.integers(0, 1000),
+)
+def test_gram_form_is_the_token_form(config, input_size, output_size, context_length, seed):
+    """A clip that no entry reaches asks for the token form: same loss, same gradient. Not jitted, nothing to compile."""
+    assert_forms_agree(config, input_size, output_size, context_length, seed)
+
+
+@pytest.mark.parametrize("num_layers", [2, 3, 4, 5])
+@pytest.mark.parametrize("tied", [True, False])
+def test_gram_form_of_every_depth(num_layers, tied):
+    """The parts as matrix and on vectors take turns: each depth for sure, with everything else switched on."""
+    config = StackConfig(num_layers=num_layers, tied=tied, num_heads=2, query_in_keys=True, damping=0.7)
+    assert_forms_agree(config, INPUT_SIZE, OUTPUT_SIZE, 7, seed=num_layers)
+
+
+def assert_forms_agree(config, input_size, output_size, context_length, seed):
+    rng = np.random.default_rng(seed)
+    shape = (input_size + output_size, context_length + 1, BATCH_SIZE)
+    entries = jnp.asarray(rng.normal(size=shape) / np.sqrt(context_length))
+    batch = Batch(entries[:input_size], entries[input_size:])
+    tokens = ConcatenatedTokens(jnp.asarray(rng.normal(size=(output_size, input_size))))
+    weights = random_weights(config, input_size + output_size, seed)
+    in_tokens = dataclasses.replace(config, token_clip=1e6)
+    (loss, gradient), (expected_loss, expected) = (
+        jax.value_and_grad(batch_loss, argnums=2)(each, tokens, weights, batch) for each in (config, in_tokens)
+    )
+    np.testing.assert_allclose(loss, expected_loss, rtol=1e-12)
+    assert relative_difference(gradient, expected) < 1e-12
+    moved = query_target_entries(config, products(weights), tokens.encode_batch(batch), output_size)
+    assert float(jnp.abs(moved + batch.targets[:, -1]).max()) > 0
+
+
+@pytest.mark.parametrize("num_layers", [2, 5])
+def test_gram_form_by_vmap(num_layers):
+    """Both forms could share an error; the model does not share their code."""
+    config = StackConfig(num_layers=num_layers, tied=False, num_heads=2, query_in_keys=True, damping=0.7)
+    batch, tokens = random_batch(5), ConcatenatedTokens(initial_weights())
+    weights = random_weights(config, TOKEN_SIZE, seed=5)
+    loss, gradient = jax.value_and_grad(batch_loss, argnums=2)(config, tokens, weights, batch)
+    expected_loss, expected = jax.jit(jax.value_and_grad(partial(loss_by_vmap, config, tokens)))(weights, batch)
+    np.testing.assert_allclose(loss, expected_loss, rtol=1e-12)
+    assert relative_difference(gradient, expected) < 1e-12
+
+
+def equations(jaxpr):
+    """All equations of a program, those inside of calls too."""
+    for equation in jaxpr.eqns:
+        inner = [value for value in equation.params.values() if hasattr(value, "jaxpr") or hasattr(value, "eqns")]
+        if inner:
+            for value in inner:
+                yield from equations(getattr(value, "jaxpr", value))
+        else:
+            yield equation
+
+
+@pytest.mark.parametrize(("token_clip", "num_products_over_tokens"), [(None, 1), (1e6, 13)])
+def test_cost_of_the_gram_form_does_not_grow_with_the_context(token_clip, num_products_over_tokens):
+    """Only one product, which forms S, sees the context's axis; the token form's do in every layer (the control)."""
+    num_tokens = 1009
+    config = StackConfig(num_layers=5, token_clip=token_clip)
+    weights = random_weights(config, TOKEN_SIZE, seed=6)
+    program = jax.make_jaxpr(lambda tokens: query_target_entries(config, products(weights), tokens, OUTPUT_SIZE))(
+        jnp.zeros((TOKEN_SIZE, num_tokens, BATCH_SIZE))
+    )
+    sees_context = [
+        equation.primitive.name
+        for equation in equations(program.jaxpr)
+        if any(size in (num_tokens, num_tokens - 1) for part in equation.invars for size in part.aval.shape)
+    ]
+    assert sees_context.count("dot_general") == num_products_over_tokens
+    if token_clip is None:
+        assert set(sees_context) - {"dot_general"} <= {"transpose", "slice", "squeeze", "gather", "dynamic_slice"}

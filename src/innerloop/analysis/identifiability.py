@@ -1,7 +1,7 @@
 """What a linear stack's predictions say about its weights, and comparing two stacks on that alone.
 
-The paper compares trained and constructed weights up to a factor per layer, and leaves open whether more is undetermined
-when there are several layers. For stacks of linear attention with one head per layer the answer is:
+The paper compares trained and constructed weights up to a factor per layer, and does not say whether more is
+undetermined when there are several layers. For stacks of linear attention with one head per layer the answer is:
 
 - Only the products W_KQ and W_PV matter, and of these only some entries are *read*. In a last layer of its own (untied,
   or the only one) nothing reads what W_PV writes into the inputs; in the only layer of a stack, the query's target

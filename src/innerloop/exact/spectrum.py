@@ -67,8 +67,18 @@ def pool(spectra: Spectra, num_nodes: int = 4096) -> Spectra:
 
 def sample_spectra(task: LinearRegression, key: Key[Array, ""], num_tasks: int) -> Spectra:
     """Spectra of freshly drawn contexts of a task."""
-    problems = task.samples(key, num_tasks).problem
-    return context_spectra(problems.context_inputs, jnp.asarray(task.input_moments().second))
+    inputs = task.samples(key, num_tasks).problem.context_inputs
+    second = task.input_moments().second
+    if np.array_equal(second, second[0, 0] * np.eye(task.input_size)):
+        # The query's moment is the same along every direction, and eigenvectors would be half of the work.
+        eigenvalues = _eigenvalues(inputs)
+        return Spectra(eigenvalues, jnp.full_like(eigenvalues, second[0, 0]))
+    return context_spectra(inputs, jnp.asarray(second))
+
+
+@jax.jit
+def _eigenvalues(context_inputs: Float[Array, "tasks context input_size"]) -> Float[Array, "tasks input_size"]:
+    return jnp.maximum(jnp.linalg.eigvalsh(jnp.einsum("tni,tnj->tij", context_inputs, context_inputs)), 0.0)
 
 
 def gradient_descent_losses(

@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import xarray as xr
 
 from innerloop.claims import Claim
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 Preset = Literal["smoke", "quick", "paper"]
 """smoke: to see that it runs; quick: minutes on two CPU cores, real verdicts; paper: the paper's own recipe."""
+
+Variables = dict[str, tuple[tuple[str, ...], np.ndarray, dict[str, str]]]
+"""Measured numbers by name: dimensions, values, and attributes such as units."""
 
 Stage = Callable[[str], None]
 """Called with the name of what is being computed next."""

@@ -15,6 +15,20 @@ _LEARNERS: dict[str, dict[str, Any]] = {
         "linewidth": 3.5,
         "markersize": 9,
     },
+    "gradient descent, per step": {
+        "color": "#E69F00",
+        "marker": "^",
+        "label": "gradient descent, a rate per step",
+        "linewidth": 2,
+    },
+    "gd++": {"color": "#CC79A7", "marker": "s", "label": "GD++", "linewidth": 3.5, "markersize": 7},
+    "gd++, tuned exactly": {
+        "color": "#56B4E9",
+        "marker": "D",
+        "label": "GD++, tuned exactly",
+        "linewidth": 2,
+        "linestyle": "-.",
+    },
     "interpolated": {
         "color": "#009E73",
         "marker": "o",

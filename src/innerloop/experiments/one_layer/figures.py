@@ -7,6 +7,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from innerloop.experiments.shifts import INPUTS_AXIS, shift_figure, shift_panel
 from innerloop.plots import MEASURES, caption, heat_map, house_style, learner_lines, learner_style, line_with_band
 
 _SHOWN = ("gradient descent", "interpolated", "trained")
@@ -17,7 +18,7 @@ def draw(data: xr.Dataset) -> dict[str, Figure]:
     with house_style():
         return {
             "figure-2": _figure_2(data),
-            "figure-6a": _figure_6a(data),
+            "figure-6a": shift_figure(data, _SHOWN, "the trained layer does the same gradient step."),
             "figure-1-right": _figure_1_right(data),
             "figure-10": _figure_10(data),
             "figure-9": _figure_9(data),
@@ -32,7 +33,7 @@ def _figure_2(data: xr.Dataset) -> Figure:
     learner_lines(lengths, data["sweep_loss"], _SHOWN, x="context_length", over="sweep_seed", by="learner")
     lengths.set(title="(c) several N = n_i", xlabel="N = n_i", ylabel="loss", xticks=data["context_length"].values)
     lengths.legend()
-    _shift(inputs, data["input_scale_loss"], "input_scale", "(d) scaled inputs", "a, where x ~ U(-a/2, a/2)")
+    shift_panel(inputs, data["input_scale_loss"], _SHOWN, "input_scale", "(d) scaled inputs", INPUTS_AXIS)
     seeds, sweep = data.sizes["seed"], data.sizes["sweep_seed"]
     caption(
         figure,
@@ -66,32 +67,6 @@ def _alignment_curves(axes: Axes, data: xr.Dataset) -> None:
     axes.set(title="(b) alignment with GD", xlabel="training steps", ylabel="L2 norm", ylim=(0, None))
     handles = [*right.get_lines(), *axes.get_lines()]
     axes.legend(handles, [str(handle.get_label()) for handle in handles], loc="center right")
-
-
-def _shift(axes: Axes, loss: xr.DataArray, x: str, title: str, label: str, trained_at: float | None = 1.0) -> None:
-    learner_lines(axes, loss, _SHOWN, x=x, over="seed", by="learner")
-    if trained_at is not None:
-        axes.axvline(trained_at, color="#bbbbbb", linewidth=1)
-    axes.set(title=title, xlabel=label, ylabel="loss", yscale="log")
-    axes.legend()
-
-
-def _figure_6a(data: xr.Dataset) -> Figure:
-    figure = Figure(figsize=(15, 6.8))
-    rows = figure.subplots(2, 4)
-    _shift(rows[0, 0], data["input_scale_loss"], "input_scale", "scaled inputs", "a, where x ~ U(-a/2, a/2)")
-    _shift(rows[1, 0], data["target_scale_loss"], "target_scale", "scaled targets", "a, where W ~ N(0, a^2)")
-    for column, name in enumerate(data["distribution"].values, start=1):
-        text = data["text_scale_loss"].sel(distribution=name)
-        _shift(rows[0, column], text, "text_scale", f"{name} (text)", "a, inputs a x", None)
-        code = data["code_scale_loss"].sel(distribution=name)
-        _shift(rows[1, column], code, "code_scale", f"{name} (code)", "a, inputs a x / |X|", None)
-    caption(
-        figure,
-        "Away from the training distribution the trained layer does the same gradient step. 'text' scales inputs, "
-        f"'code' divides them by the context's Frobenius norm first. Mean and 95 % band, n = {data.sizes['seed']}.",
-    )
-    return figure
 
 
 def _roll(axes: Axes, data: xr.Dataset, name: str, damping: float, *, band: bool = True) -> None:

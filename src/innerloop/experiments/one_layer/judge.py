@@ -124,14 +124,14 @@ def _context_lengths(data: xr.Dataset) -> list[Claim]:
 
 def _distribution_shifts(data: xr.Dataset) -> list[Claim]:
     def claim(id, statement, source, loss: xr.DataArray, axis: str, criterion: Criterion, control: str) -> list[Claim]:
-        deviation = cast(xr.DataArray, abs(_relative(loss, "learner"))).max(axis)
+        deviation = cast(xr.DataArray, abs(_relative(loss, "swept"))).max(axis)
         return [
             statistical(
                 id if learner == "trained" else f"{id}-interpolated",
                 statement if learner == "trained" else f"{statement}, interpolated", source,
-                _values(deviation, learner), criterion, published="identical",
+                deviation.sel(swept=learner).values, criterion, published="identical",
                 unit="largest relative difference of losses", control=control,
-                control_values=_values(deviation, "control")[:1],
+                control_values=deviation.sel(swept="control").values[:1],
             )
             for learner in ("trained", "interpolated")
         ]  # fmt: skip

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
 from innerloop.algorithms import GradientDescent
 from innerloop.analysis import (
@@ -22,24 +22,19 @@ from innerloop.analysis import (
     over_learners,
     read_layers,
     roll_out,
-    scale_sweep,
-    task_losses,
     trajectory_losses,
 )
 from innerloop.exact import context_spectra, gradient_descent_losses, one_step_loss, trivial_loss
+from innerloop.experiments.experiment import Variables
+from innerloop.experiments.lineup import Lineup, mean_loss
 from innerloop.experiments.one_layer.setting import MAIN, Setting, descend, setting, snapshot
-from innerloop.keys import named_key, root_key
+from innerloop.experiments.shifts import SHIFT_COORDINATES, shift_losses
 from innerloop.models import Transformer, products
+from innerloop.problem import Learner
 from innerloop.runs import Run
-from innerloop.tasks import LinearRegression, Sample, other_input_distributions
+from innerloop.tasks import Sample
 
-LEARNERS = ("gradient descent", "trained", "interpolated", "control")
-INPUT_SCALES = np.linspace(0.5, 2.0, 16)
-TARGET_SCALES = np.linspace(0.5, 5.0, 10)
-# Normal, exponential and Laplace inputs have variances 12 to 24 times the training inputs', so the text's plain scaling
-# starts at .1; the code's sets divide by the context's norm first, and the published axis .5 to 5 fits.
-TEXT_SCALES = np.linspace(0.1, 1.0, 10)
-CODE_SCALES = np.linspace(0.5, 5.0, 10)
+LEARNERS = ("gradient descent", "control", "trained", "interpolated")
 APPLICATIONS = 50
 DAMPINGS = (1.0, 0.875, 0.75)
 STABLE_FRACTION = 0.9
@@ -47,7 +42,6 @@ STABLE_FRACTION = 0.9
 LARGEST_LOSS = 1e30
 """Losses are capped here in means, so that a task that diverges beyond float32 counts as this."""
 
-Variables = dict[str, tuple[tuple[str, ...], np.ndarray, dict[str, str]]]
 _HALF_SQUARED_ERROR = {"units": "half squared error, mean over tasks"}
 
 
@@ -74,7 +68,7 @@ def training_curves(run: Run, here: Setting, num_tasks: int) -> Variables:
 
 def final_comparison(here: Setting) -> Variables:
     """Per seed, on all held-out tasks: losses of everything, alignment, and the same for controls."""
-    losses = _losses(here)
+    losses = lineup(here).measure(mean_loss, here.held_out)
     final = _alignment(here.trained, here.descent, here.held_out)
     near_miss = align(here.near_miss, here.descent, here.held_out)
     two_steps = align(descend(here.learning_rate, 2), here.descent, here.held_out)
@@ -83,7 +77,7 @@ def final_comparison(here: Setting) -> Variables:
         "final_loss": (("learner", "seed"), losses, _HALF_SQUARED_ERROR),
         "off_target_interpolation_loss": (
             ("seed",),
-            np.asarray(_mean_losses(off_target, here.held_out)),
+            Lineup({}, {"off target": off_target}, losses.shape[1]).measure(mean_loss, here.held_out)[0],
             _HALF_SQUARED_ERROR,
         ),
         "exact_loss": ((), np.asarray(one_step_loss(here.task, here.learning_rate)), _HALF_SQUARED_ERROR),
@@ -104,7 +98,11 @@ def context_lengths(runs: Mapping[str, Run]) -> xr.Dataset:
         here = setting(run)
         coordinates = {"learner": list(LEARNERS), "sweep_seed": np.asarray(run.recipe.seeds)}
         data: Variables = {
-            "sweep_loss": (("learner", "sweep_seed"), _losses(here), _HALF_SQUARED_ERROR),
+            "sweep_loss": (
+                ("learner", "sweep_seed"),
+                lineup(here).measure(mean_loss, here.held_out),
+                _HALF_SQUARED_ERROR,
+            ),
             "sweep_exact_loss": ((), np.asarray(one_step_loss(here.task, here.learning_rate)), _HALF_SQUARED_ERROR),
         }
         parts.append(xr.Dataset(data, coordinates).assign_coords(context_length=here.task.context_length))
@@ -115,44 +113,9 @@ def context_lengths(runs: Mapping[str, Run]) -> xr.Dataset:
 
 def distribution_shifts(here: Setting, num_tasks: int) -> Variables:
     """Fig 2 d and 6 a: scaled inputs, scaled targets, and three other input distributions in two normalisations."""
-    interpolated = interpolate_seeds(here)
-    far_off = descend(0.8 * here.learning_rate)
-
-    def sweep(task: LinearRegression, scale, values, control: GradientDescent, name: str) -> np.ndarray:
-        key = named_key(named_key(root_key(0), "out of distribution"), name)
-        arguments = (task, scale, jnp.asarray(values, dtype=jnp.float32), key, num_tasks)
-        trained = [_sweep_seeds(learners, *arguments) for learners in (here.trained, interpolated)]
-        plain = [np.asarray(scale_sweep(learner, *arguments)) for learner in (here.descent, control)]
-        repeated = [np.broadcast_to(losses, trained[0].shape) for losses in plain]
-        return np.stack([repeated[0], *trained, repeated[1]])
-
-    def others(normalise_context: bool, values) -> np.ndarray:
-        variants = other_input_distributions(here.task, normalise_context=normalise_context)
-        return np.stack([sweep(task, "input_scale", values, here.near_miss, name) for name, task in variants.items()])
-
-    return {
-        "input_scale_loss": (
-            ("learner", "seed", "input_scale"),
-            sweep(here.task, "input_scale", INPUT_SCALES, here.near_miss, "inputs"),
-            _HALF_SQUARED_ERROR,
-        ),
-        # Every linear learner scales with its targets, so a learning rate 10 % off hardly shows here: 20 %.
-        "target_scale_loss": (
-            ("learner", "seed", "target_scale"),
-            sweep(here.task, "target_scale", TARGET_SCALES, far_off, "targets"),
-            _HALF_SQUARED_ERROR,
-        ),
-        "text_scale_loss": (
-            ("distribution", "learner", "seed", "text_scale"),
-            others(False, TEXT_SCALES),
-            _HALF_SQUARED_ERROR,
-        ),
-        "code_scale_loss": (
-            ("distribution", "learner", "seed", "code_scale"),
-            others(True, CODE_SCALES),
-            _HALF_SQUARED_ERROR,
-        ),
-    }
+    # Every linear learner scales with its targets, so a learning rate 10 % off hardly shows there: 20 %.
+    far_off = lineup(here, control=descend(0.8 * here.learning_rate))
+    return shift_losses(lineup(here), here.task, num_tasks=num_tasks, target_lineup=far_off)
 
 
 def roll_outs(here: Setting) -> Variables:
@@ -224,6 +187,13 @@ def weight_readings(run: Run, here: Setting) -> Variables:
     return variables
 
 
+def lineup(here: Setting, *, control: Learner | None = None) -> Lineup:
+    """Everyone who is compared, in the order of `LEARNERS`; the control is the near miss if none is given."""
+    plain = {"gradient descent": here.descent, "control": here.near_miss if control is None else control}
+    seeded = {"trained": here.trained, "interpolated": interpolate_seeds(here)}
+    return Lineup(plain, seeded, here.trained.weights.attention.W_K.shape[0])
+
+
 def interpolate_seeds(here: Setting, *, constructed: Transformer | None = None) -> Transformer:
     """Every seed's transformer interpolated with a construction, by default the tuned step's."""
     other = here.constructed if constructed is None else constructed
@@ -237,16 +207,13 @@ def coordinates(main: Run) -> dict[str, np.ndarray | list[str]]:
         "step": main.metrics["step"].values,
         "seed": np.asarray(main.recipe.seeds),
         "learner": list(LEARNERS),
+        "swept": list(LEARNERS),
         "rolled": ["gradient descent", "trained", "control"],
-        "distribution": ["normal", "exponential", "laplace"],
-        "input_scale": INPUT_SCALES,
-        "target_scale": TARGET_SCALES,
-        "text_scale": TEXT_SCALES,
-        "code_scale": CODE_SCALES,
         "damping": np.asarray(DAMPINGS),
         "application": np.arange(APPLICATIONS + 1),
         "row": np.arange(token_size),
         "column": np.arange(token_size),
+        **SHIFT_COORDINATES,
     }
 
 
@@ -277,24 +244,6 @@ def measure(runs: Mapping[str, Run], *, curve_tasks: int, sweep_tasks: int, stag
 @eqx.filter_jit
 def _alignment(learners: PyTree, descent: GradientDescent, samples: Sample) -> Alignment:
     return over_learners(lambda one: align(one, descent, samples), learners)
-
-
-@eqx.filter_jit
-def _sweep_seeds(learners: PyTree, *arguments) -> Float[Array, "seeds points"]:
-    return over_learners(lambda one: scale_sweep(one, *arguments), learners)
-
-
-@eqx.filter_jit
-def _mean_losses(learners: PyTree, samples: Sample) -> Float[Array, " seeds"]:
-    return over_learners(lambda one: jnp.mean(task_losses(one, samples)), learners)
-
-
-def _losses(here: Setting) -> np.ndarray:
-    """Mean loss on the held-out tasks by learner and seed."""
-    trained = np.asarray(_mean_losses(here.trained, here.held_out))
-    interpolated = np.asarray(_mean_losses(interpolate_seeds(here), here.held_out))
-    plain = [float(jnp.mean(task_losses(one, here.held_out))) for one in (here.descent, here.near_miss)]
-    return np.stack([np.full_like(trained, plain[0]), trained, interpolated, np.full_like(trained, plain[1])])
 
 
 def _roll_out_summary(is_stable: Array, samples: Sample):

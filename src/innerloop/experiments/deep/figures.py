@@ -1,0 +1,79 @@
+"""Figures of deep stacks, in the paper's axes; every number comes from the saved data."""
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from innerloop.plots import MEASURES, caption, heat_map, learner_style, line_with_band
+
+
+def training_figure(data: xr.Dataset, *, title: str, see: str) -> Figure:
+    """Fig 3 and 7: loss along training, and alignment with gradient descent and with GD++.
+
+    Args:
+        data: as measured.
+        title: what was trained.
+        see: what to see, for the caption.
+    """
+    figure = Figure(figsize=(14, 3.9))
+    loss, descent, plus_plus = figure.subplots(1, 3)
+    _loss_curves(loss, data, title)
+    for axes, algorithm, name in ((descent, "gradient descent", "GD"), (plus_plus, "gd++", "GD++")):
+        _alignment_curves(axes, data.sel(algorithm=algorithm), f"alignment with {name}")
+    caption(figure, f"{see} Lines: mean over seeds, bands: 95 % interval (n = {data.sizes['seed']}); thin: each seed.")
+    return figure
+
+
+def _loss_curves(axes: Axes, data: xr.Dataset, title: str) -> None:
+    style: dict[str, Any] = learner_style("trained") | {"marker": ""}
+    for seed in data["seed"].values:
+        axes.plot(data["step"], data["loss"].sel(seed=seed), color=style["color"], alpha=0.3, linewidth=0.8)
+    line_with_band(axes, data["loss"], x="step", over="seed", **style)
+    final = data["final_loss"].isel(seed=0)
+    for name in ("gradient descent", "gradient descent, per step", "gd++", "gd++, tuned exactly"):
+        line: dict[str, Any] = learner_style(name) | {"marker": "", "linewidth": 2}
+        axes.axhline(float(final.sel(learner=name)), **line)
+    interpolated: dict[str, Any] = learner_style("interpolated") | {"markersize": 8}
+    mean = float(data["final_loss"].sel(learner="interpolated").mean())
+    axes.plot(data["step"].values[-1:], [mean], **interpolated)
+    lowest = float(min(final.min(), data["loss"].min()))
+    axes.set(title=title, xlabel="training steps", ylabel="half squared error", yscale="log", ylim=(0.8 * lowest, None))
+    axes.legend(fontsize=7)
+
+
+def _alignment_curves(axes: Axes, data: xr.Dataset, title: str) -> None:
+    right = axes.twinx()
+    for name, style in MEASURES.items():
+        line_with_band(right if name == "cosine" else axes, data[name], x="curve_step", over="seed", **style)
+    right.set(ylim=(0, 1.05), ylabel="cosine")
+    right.grid(visible=False)
+    right.spines["right"].set_visible(True)
+    axes.set(title=title, xlabel="training steps", ylabel="L2 norm", ylim=(0, None))
+    handles = [*right.get_lines(), *axes.get_lines()]
+    axes.legend(handles, [str(handle.get_label()) for handle in handles], loc="center right")
+
+
+def weights_figure(data: xr.Dataset, *, layer: int, what: str) -> Figure:
+    """Fig 9: one layer's products beside the construction's, first seed, in the gauge with mean diagonal 1."""
+    figure = Figure(figsize=(8.6, 7.2))
+    panels = figure.subplots(2, 2)
+    one = data.isel(distinct_layer=layer, seed=0)
+    scale = float(one["scale"])
+    pairs = (
+        (one["W_KQ"].values / scale, one["constructed_W_KQ"].values, "W_K^T W_Q"),
+        (one["W_PV"].values * scale, one["constructed_W_PV"].values, "P W_V"),
+    )
+    for column, (trained, constructed, title) in enumerate(pairs):
+        limit = float(np.abs(constructed).max())
+        heat_map(figure, panels[0, column], trained, title=f"trained {title}", limit=limit)
+        heat_map(figure, panels[1, column], constructed, title=f"GD++: {title}", limit=limit)
+    gamma, c = float(one["curvature_correction"]), float(one["step_size"])
+    caption(
+        figure,
+        f"{what}, seed {int(data['seed'][0])}, in the gauge where W_K^T W_Q has mean diagonal 1 (b = {scale:.3f}). "
+        f"The diagonal of P W_V says -gamma and, last, -c: gamma = {gamma:.4f}, c = {c:.4f}.",
+    )
+    return figure

@@ -1,0 +1,113 @@
+"""Losses away from the training distribution (Fig 2 d, 6): scaled inputs, scaled targets, other input distributions."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from innerloop.analysis import scale_sweep
+from innerloop.experiments.experiment import Variables
+from innerloop.experiments.lineup import Lineup
+from innerloop.keys import named_key, root_key
+from innerloop.plots import caption, learner_lines
+from innerloop.tasks import LinearRegression, other_input_distributions
+
+INPUT_SCALES = np.linspace(0.5, 2.0, 16)
+TARGET_SCALES = np.linspace(0.5, 5.0, 10)
+# Normal, exponential and Laplace inputs have variances 12 to 24 times the training inputs', so the text's plain scaling
+# starts at .1; the code's sets divide by the context's norm first, and the published axis .5 to 5 fits.
+TEXT_SCALES = np.linspace(0.1, 1.0, 10)
+CODE_SCALES = np.linspace(0.5, 5.0, 10)
+
+SHIFT_COORDINATES: dict[str, np.ndarray | list[str]] = {
+    "distribution": ["normal", "exponential", "laplace"],
+    "input_scale": INPUT_SCALES,
+    "target_scale": TARGET_SCALES,
+    "text_scale": TEXT_SCALES,
+    "code_scale": CODE_SCALES,
+}
+_UNITS = {"units": "half squared error, mean over tasks"}
+
+
+def shift_losses(
+    lineup: Lineup, task: LinearRegression, *, num_tasks: int, target_lineup: Lineup | None = None
+) -> Variables:
+    """Mean losses along every sweep; one random stream per sweep, the same for all learners.
+
+    Args:
+        lineup: whom to measure.
+        task: that they were trained on.
+        num_tasks: per point.
+        target_lineup: whom to measure on scaled targets, if others (another control, say).
+    """
+
+    def others(normalise_context: bool, values) -> Float[np.ndarray, "distribution learner seed points"]:
+        variants = other_input_distributions(task, normalise_context=normalise_context)
+        return np.stack(
+            [_sweep(lineup, variant, "input_scale", values, name, num_tasks) for name, variant in variants.items()]
+        )
+
+    inputs = _sweep(lineup, task, "input_scale", INPUT_SCALES, "inputs", num_tasks)
+    targets = _sweep(target_lineup or lineup, task, "target_scale", TARGET_SCALES, "targets", num_tasks)
+    return {
+        "input_scale_loss": (("swept", "seed", "input_scale"), inputs, _UNITS),
+        "target_scale_loss": (("swept", "seed", "target_scale"), targets, _UNITS),
+        "text_scale_loss": (("distribution", "swept", "seed", "text_scale"), others(False, TEXT_SCALES), _UNITS),
+        "code_scale_loss": (("distribution", "swept", "seed", "code_scale"), others(True, CODE_SCALES), _UNITS),
+    }
+
+
+def _sweep(
+    lineup: Lineup,
+    task: LinearRegression,
+    scale: Literal["input_scale", "target_scale"],
+    values: Float[np.ndarray, " points"],
+    name: str,
+    num_tasks: int,
+) -> Float[np.ndarray, "learner seed points"]:
+    key = named_key(named_key(root_key(0), "out of distribution"), name)
+    return lineup.measure(scale_sweep, task, scale, jnp.asarray(values, dtype=jnp.float32), key, num_tasks)
+
+
+INPUTS_AXIS = "a, where x ~ U(-a/2, a/2)"
+
+
+def shift_figure(data: xr.Dataset, learners: Sequence[str], see: str) -> Figure:
+    """Fig 6: every sweep. ``see`` ends the caption's first sentence."""
+    figure = Figure(figsize=(15, 6.8))
+    rows = figure.subplots(2, 4)
+    shift_panel(rows[0, 0], data["input_scale_loss"], learners, "input_scale", "scaled inputs", INPUTS_AXIS)
+    targets = data["target_scale_loss"]
+    shift_panel(rows[1, 0], targets, learners, "target_scale", "scaled targets", "a, where W ~ N(0, a^2)")
+    for column, name in enumerate(data["distribution"].values, start=1):
+        for row, kind, axis in ((rows[0], "text", "a, inputs a x"), (rows[1], "code", "a, inputs a x / |X|")):
+            loss = data[f"{kind}_scale_loss"].sel(distribution=name)
+            shift_panel(row[column], loss, learners, f"{kind}_scale", f"{name} ({kind})", axis, None)
+    caption(
+        figure,
+        f"Away from the training distribution {see} 'text' scales inputs, 'code' divides them by the context's "
+        f"Frobenius norm first. Mean and 95 % band, n = {data.sizes['seed']}.",
+    )
+    return figure
+
+
+def shift_panel(
+    axes: Axes,
+    loss: xr.DataArray,
+    learners: Sequence[str],
+    x: str,
+    title: str,
+    label: str,
+    trained_at: float | None = 1.0,
+) -> None:
+    """One sweep; a grey line marks the training distribution."""
+    learner_lines(axes, loss, learners, x=x, over="seed", by="swept")
+    if trained_at is not None:
+        axes.axvline(trained_at, color="#bbbbbb", linewidth=1)
+    axes.set(title=title, xlabel=label, ylabel="loss", yscale="log")
+    axes.legend()

@@ -1,9 +1,26 @@
 """The paper's results, one experiment each: recipes, runs, results, claims, figures."""
 
+from innerloop.experiments.curvature import CURVATURE
 from innerloop.experiments.experiment import Experiment, Preset, Results
+from innerloop.experiments.five_layer import FIVE_LAYER
 from innerloop.experiments.one_layer import ONE_LAYER
+from innerloop.experiments.ten_layer import TEN_LAYER
 from innerloop.experiments.two_layer import TWO_LAYER
+from innerloop.experiments.weights import WEIGHTS
 
-EXPERIMENTS: dict[str, Experiment] = {experiment.name: experiment for experiment in (ONE_LAYER, TWO_LAYER)}
+EXPERIMENTS: dict[str, Experiment] = {
+    experiment.name: experiment for experiment in (ONE_LAYER, TWO_LAYER, FIVE_LAYER, TEN_LAYER, CURVATURE, WEIGHTS)
+}
 
-__all__ = ["EXPERIMENTS", "ONE_LAYER", "TWO_LAYER", "Experiment", "Preset", "Results"]
+__all__ = [
+    "CURVATURE",
+    "EXPERIMENTS",
+    "FIVE_LAYER",
+    "ONE_LAYER",
+    "TEN_LAYER",
+    "TWO_LAYER",
+    "WEIGHTS",
+    "Experiment",
+    "Preset",
+    "Results",
+]

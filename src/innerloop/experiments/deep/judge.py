@@ -25,7 +25,7 @@ def loss_claims(data: xr.Dataset, source: str, *, interpolates: bool) -> list[Cl
     """
     loss = data["final_loss"]
     trained = loss.sel(learner="trained").values
-    margin = float(_relative(loss, "control")[0]) / 2
+    margin = abs(float(_relative(loss, "control")[0])) / 2
     claims = [
         statistical(
             "beats-gd", f"{data.sizes['layer']} layers beat as many steps of GD, even with a learning rate per step",

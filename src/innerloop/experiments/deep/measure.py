@@ -48,7 +48,14 @@ SIZES: dict[Preset, Sizes] = {
 STAGES = ("tuned baselines", "alignment along training", "trained against constructed", "out of distribution")
 
 
-def measure(run: Run, tuning: Run | None = None, *, sizes: Sizes, stage: Callable[[str], None]) -> xr.Dataset:
+def measure(
+    run: Run,
+    tuning: Run | None = None,
+    *,
+    sizes: Sizes,
+    stage: Callable[[str], None],
+    with_shifts: bool = True,
+) -> xr.Dataset:
     """Measures everything.
 
     Args:
@@ -56,6 +63,7 @@ def measure(run: Run, tuning: Run | None = None, *, sizes: Sizes, stage: Callabl
         tuning: a run of the published tuning protocol whose GD++ they are compared with; None tunes it exactly.
         sizes: on how many tasks.
         stage: told what comes next.
+        with_shifts: also sweep out of distribution.
     """
     stage("tuned baselines")
     here = deep_setting(run, tuning, num_contexts=sizes.tuning_contexts)
@@ -64,23 +72,25 @@ def measure(run: Run, tuning: Run | None = None, *, sizes: Sizes, stage: Callabl
     stage("trained against constructed")
     variables |= final_comparison(here)
     variables |= weight_readings(run, here)
-    stage("out of distribution")
-    stacks = here.stacks()
-    variables |= shift_losses(stacks, here.task, num_tasks=sizes.sweep_tasks)
+    shift_coordinates = {}
+    if with_shifts:
+        stage("out of distribution")
+        stacks = here.stacks()
+        variables |= shift_losses(stacks, here.task, num_tasks=sizes.sweep_tasks)
+        shift_coordinates = {"swept": stacks.names(), **SHIFT_COORDINATES}
     token_size = run.recipe.token_size
     coordinates = {
         "step": run.metrics["step"].values,
         "curve_step": run.metrics["step"].values[curve_points(run)],
         "seed": np.asarray(run.recipe.seeds),
         "learner": here.lineup().names(),
-        "swept": stacks.names(),
         "algorithm": list(ALGORITHMS),
         "tuned": list(here.exact),
         "layer": np.arange(here.config.num_layers) + 1,
         "distinct_layer": np.arange(here.config.num_distinct_layers) + 1,
         "row": np.arange(token_size),
         "column": np.arange(token_size),
-        **SHIFT_COORDINATES,
+        **shift_coordinates,
     }
     return xr.Dataset(variables, coordinates, attrs={"context_length": here.task.context_length})
 

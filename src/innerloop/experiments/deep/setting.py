@@ -12,6 +12,7 @@ from innerloop.constructions import gradient_descent_plus_plus_weights
 from innerloop.exact import Tuned, tune, tuning_spectra
 from innerloop.experiments.lineup import Lineup
 from innerloop.models import StackConfig, Transformer, products
+from innerloop.problem import Learner
 from innerloop.runs import Run
 from innerloop.tasks import LinearRegression, Sample
 from innerloop.training import held_out_batch
@@ -84,7 +85,7 @@ class DeepSetting(NamedTuple):
         """Those that sweeps are run on, all as stacks of one architecture, so that each sweep is compiled once."""
         rate = self.exact["gradient descent"].learning_rates
         descent = Transformer(self.config, self._weights(rate, np.zeros_like(rate)))
-        plain = {
+        plain: dict[str, Learner] = {
             "gradient descent": descent,
             "gd++": self.constructed(),
             "control": self.constructed(gamma_factor=NEAR_MISS),

@@ -7,7 +7,7 @@ from innerloop.experiments.one_layer.figures import draw
 from innerloop.experiments.one_layer.judge import judge, stable_tasks_note
 from innerloop.experiments.one_layer.measure import measure
 from innerloop.experiments.one_layer.proofs import proof_claims
-from innerloop.experiments.one_layer.setting import SIZES, recipes
+from innerloop.experiments.one_layer.setting import MAIN, SIZES, recipes
 from innerloop.runs import Run
 
 
@@ -36,3 +36,5 @@ ONE_LAYER = Experiment(
         "context lengths",
     ),
 )
+
+__all__ = ["MAIN", "ONE_LAYER", "recipes"]

@@ -141,21 +141,14 @@ architectures = st.builds(
 )
 
 
-@settings(max_examples=6, phases=[Phase.explicit, Phase.generate])
-@given(
-    config=architectures,
-    input_size=st.integers(1, 5),
-    output_size=st.integers(1, 3),
-    context_length=st.integers(1, 13),
-    seed=st.integers(0, 1000),
-)
-def test_gram_form_is_the_token_form(config, input_size, output_size, context_length, seed):
-    """A clip that no entry reaches asks for the token form: same loss, same gradient. Not jitted, nothing to compile."""
-    assert_forms_agree(config, input_size, output_size, context_length, seed)
+@settings(max_examples=4, phases=[Phase.explicit, Phase.generate])
+@given(config=architectures, sizes=st.sampled_from([(INPUT_SIZE, OUTPUT_SIZE, 7), (1, 5, 2)]), seed=st.integers(0, 99))
+def test_gram_form_is_the_token_form(config, sizes, seed):
+    """A clip that no entry reaches asks for the token form. Not jitted: cases of one size share what is compiled."""
+    assert_forms_agree(config, *sizes, seed)
 
 
-@pytest.mark.parametrize("num_layers", [2, 3, 4, 5])
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(("num_layers", "tied"), [(2, False), (3, True), (4, False), (5, True)])
 def test_gram_form_of_every_depth(num_layers, tied):
     """The parts as matrix and on vectors take turns: each depth for sure, with everything else switched on."""
     config = StackConfig(num_layers=num_layers, tied=tied, num_heads=2, query_in_keys=True, damping=0.7)
@@ -165,24 +158,25 @@ def test_gram_form_of_every_depth(num_layers, tied):
 def assert_forms_agree(config, input_size, output_size, context_length, seed):
     rng = np.random.default_rng(seed)
     shape = (input_size + output_size, context_length + 1, BATCH_SIZE)
-    entries = jnp.asarray(rng.normal(size=shape) / np.sqrt(context_length))
+    entries = jnp.asarray(rng.normal(size=shape) / np.sqrt(context_length * input_size))
     batch = Batch(entries[:input_size], entries[input_size:])
     tokens = ConcatenatedTokens(jnp.asarray(rng.normal(size=(output_size, input_size))))
-    weights = random_weights(config, input_size + output_size, seed)
-    in_tokens = dataclasses.replace(config, token_clip=1e6)
+    weights = random_weights(config, input_size + output_size, seed, size=0.15)
+    in_tokens = dataclasses.replace(config, token_clip=1e30)
     (loss, gradient), (expected_loss, expected) = (
         jax.value_and_grad(batch_loss, argnums=2)(each, tokens, weights, batch) for each in (config, in_tokens)
     )
+    assert 1e-3 < float(loss) < 1e20  # no token comes near the clip
     np.testing.assert_allclose(loss, expected_loss, rtol=1e-12)
     assert relative_difference(gradient, expected) < 1e-12
-    moved = query_target_entries(config, products(weights), tokens.encode_batch(batch), output_size)
-    assert float(jnp.abs(moved + batch.targets[:, -1]).max()) > 0
+    encoded = tokens.encode_batch(batch)
+    moved = query_target_entries(config, products(weights), encoded, output_size) - encoded[input_size:, -1]
+    assert float(jnp.abs(moved).max()) > 1e-3
 
 
-@pytest.mark.parametrize("num_layers", [2, 5])
-def test_gram_form_by_vmap(num_layers):
+def test_gram_form_by_vmap():
     """Both forms could share an error; the model does not share their code."""
-    config = StackConfig(num_layers=num_layers, tied=False, num_heads=2, query_in_keys=True, damping=0.7)
+    config = StackConfig(num_layers=5, tied=False, num_heads=2, query_in_keys=True, damping=0.7)
     batch, tokens = random_batch(5), ConcatenatedTokens(initial_weights())
     weights = random_weights(config, TOKEN_SIZE, seed=5)
     loss, gradient = jax.value_and_grad(batch_loss, argnums=2)(config, tokens, weights, batch)
@@ -202,7 +196,7 @@ def equations(jaxpr):
             yield equation
 
 
-@pytest.mark.parametrize(("token_clip", "num_products_over_tokens"), [(None, 1), (1e6, 13)])
+@pytest.mark.parametrize(("token_clip", "num_products_over_tokens"), [(None, 1), (1e6, 4 * 4 + 1)])
 def test_cost_of_the_gram_form_does_not_grow_with_the_context(token_clip, num_products_over_tokens):
     """Only one product, which forms S, sees the context's axis; the token form's do in every layer (the control)."""
     num_tokens = 1009

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from helpers import CONTEXT_LENGTH, INPUT_SIZE, OUTPUT_SIZE, assert_trees_close, random_problem, random_weights
 
-from innerloop.algorithms import GradientDescent, Ridge, Trivial
+from innerloop.algorithms import GradientDescent, GradientDescentPlusPlus, Ridge, Trivial
 from innerloop.constructions import gradient_descent_transformer
 from innerloop.models import StackConfig, Transformer
 from innerloop.problem import Problem, from_callable
@@ -54,6 +54,11 @@ LEARNERS = {
     "gd-0": Example(lambda W0: GradientDescent(0.7, num_steps=0, initial_weights=W0), 0, True),
     "gd-damped-3": Example(
         lambda W0: GradientDescent(jnp.array(RATES), num_steps=3, damping=0.75, initial_weights=W0), 3, True
+    ),
+    "gd++": Example(
+        lambda W0: GradientDescentPlusPlus(jnp.array(RATES), jnp.array((0.02, 0.05, -0.03)), 3, initial_weights=W0),
+        3,
+        True,
     ),
     "construction": Example(
         lambda W0: gradient_descent_transformer(**SIZES, learning_rate=0.7, num_layers=2, initial_weights=W0), 2, True
@@ -106,7 +111,7 @@ def test_starts_from_the_initial_weights(name):
     problem = random_problem(4)
     for W0 in (None, initial_weights()):
         learner = LEARNERS[name].make(W0)
-        has_W0 = W0 is not None and isinstance(learner, GradientDescent | Transformer)
+        has_W0 = W0 is not None and isinstance(learner, GradientDescent | GradientDescentPlusPlus | Transformer)
         matrix = W0 if has_W0 else jnp.zeros((OUTPUT_SIZE, INPUT_SIZE))
         prediction = predict(learner, problem)
         np.testing.assert_allclose(prediction.trajectory[0], matrix @ problem.query_input, atol=1e-12)

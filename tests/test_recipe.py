@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from innerloop.models import StackConfig
 from innerloop.tasks import INPUT_DISTRIBUTIONS, Gaussian, LinearRegression
-from innerloop.training import OptimizerConfig, Recipe, published, recipe_from_json, recipe_to_json
+from innerloop.training import OptimizerConfig, Recipe, published, published_tuning, recipe_from_json, recipe_to_json
 
 # Beartype looks at random entries of long tuples, also when a strategy builds a recipe.
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
@@ -66,12 +66,14 @@ def recipes(draw):
         weight_decay=draw(at_least_zero),
         gradient_clip=draw(st.none() | above_zero),
     )
+    is_one_full_head = model.num_heads == 1 and model.key_size is None
     rows = st.tuples(*[st.tuples(*[finite] * input_size)] * output_size)
     return Recipe(
         task=task,
         model=model,
         optimizer=optimizer,
         initial_weights=draw(st.none() | rows),
+        gd_plus_plus_from=draw(st.none() | st.tuples(finite, finite)) if is_one_full_head else None,
         init_scale=draw(above_zero),
         num_steps=draw(sizes),
         batch_size=draw(sizes),
@@ -212,6 +214,14 @@ MISFITS = {
         ([[1.0, "2"]], r"float.*recipe.initial_weights\[0\]\[1\]"),
         (3, "initial_weights"),
     ],
+    ("gd_plus_plus_from",): [
+        ([1.0, math.nan], "gd_plus_plus_from must be a finite number, got nan"),
+        ([math.inf, 0.0], "gd_plus_plus_from must be a finite number, got inf"),
+        ([1.0, "2"], r"float.*recipe.gd_plus_plus_from\[1\]"),
+        ([1.0], "recipe.gd_plus_plus_from"),
+        ([1.0, 2.0, 3.0], "recipe.gd_plus_plus_from"),
+        (3, "gd_plus_plus_from"),
+    ],
     # Kinds.
     ("task",): [(3, "kind must be one of linear_regression.*recipe.task"), (None, "recipe.task"), ({}, "recipe.task")],
     ("task", "kind"): ("regression", "kind must be one of linear_regression, got 'regression' @ recipe.task"),
@@ -320,3 +330,30 @@ def test_published_overrides():
     task = LinearRegression(context_length=7)
     recipe = published(task=task, num_steps=11, seeds=(13,))
     assert (recipe.task, recipe.num_steps, recipe.seeds) == (task, 11, (13,))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "words"), [({"num_heads": 2}, "num_heads=2, key_size=None"), ({"key_size": 3}, "key_size=3")]
+)
+def test_numbers_of_gd_plus_plus_need_one_full_head(architecture, words):
+    Recipe(gd_plus_plus_from=(1.0, 0.1))
+    with pytest.raises(ValueError, match=f"gd_plus_plus_from needs one head of the token's width.*{words}") as error:
+        Recipe(gd_plus_plus_from=(1.0, 0.1), model=StackConfig(**architecture))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("num_layers", [2, 3, 5])
+@pytest.mark.parametrize("tied", [True, False])
+def test_published_tuning(num_layers, tied):
+    """Only what the tuning of GD++ changes; all else is as published for the transformer."""
+    recipe = published_tuning(num_layers=num_layers, tied=tied, learning_rate=12.0)
+    assert recipe.gd_plus_plus_from == (12.0, 12.0 / 100)  # gamma = eta / N^2
+    assert (recipe.optimizer.b2, recipe.batch_size, recipe.num_steps) == (0.999, 512, 1000 if tied else 30_000)
+    transformer = published(num_layers=num_layers, tied=tied)
+    assert (recipe.model, recipe.task, recipe.seeds) == (transformer.model, transformer.task, (0,))
+    for name in ("learning_rate", "b1", "eps", "weight_decay", "gradient_clip"):
+        assert getattr(recipe.optimizer, name) == getattr(transformer.optimizer, name)
+    task = LinearRegression(context_length=7)
+    other = published_tuning(num_layers=2, task=task, learning_rate=4.9, num_steps=11, seeds=(13, 17))
+    assert (other.task, other.num_steps, other.seeds) == (task, 11, (13, 17))
+    assert other.gd_plus_plus_from == pytest.approx((4.9, 0.1))

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from innerloop.algorithms import GradientDescent
-from innerloop.analysis import over_learners, task_losses
+from innerloop.algorithms import GradientDescent, GradientDescentPlusPlus
+from innerloop.analysis import over_learners, read_layers, task_losses
 from innerloop.exact import one_step_loss, optimal_learning_rate, trivial_loss
 from innerloop.keys import named_key, root_key
-from innerloop.models import StackConfig, Transformer
+from innerloop.models import StackConfig, Transformer, products
 from innerloop.tasks import LinearRegression, Normal
 from innerloop.training import (
     OptimizerConfig,
@@ -365,6 +365,100 @@ def test_one_layer_approaches_the_best_gradient_step():
     assert (measurements[-1].evaluation_loss > 0.97 * losses.mean()).all()
     assert (measurements[0].evaluation_loss > 0.9 * trivial_loss(task)).all()
     assert trivial_loss(task) > 4 * one_step_loss(task, rate)
+
+
+# --- The numbers of GD++ in place of weights --------------------------------------------------------------------------
+
+INITIAL_WEIGHTS = ((0.4, -0.7, 0.2),)
+
+
+@pytest.fixture(scope="module")
+def tuned():
+    """A recipe whose gradients are clipped, and all (state, measurement) pairs of its training."""
+    recipe = dataclasses.replace(
+        RECIPE,
+        model=StackConfig(num_layers=2, tied=False),
+        gd_plus_plus_from=(0.8, 0.2),
+        initial_weights=INITIAL_WEIGHTS,
+        seeds=SEEDS[:2],
+        num_steps=6,
+        dtype="float64",
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "_compiler_options", lambda: {"xla_backend_optimization_level": 0})
+        return recipe, list(train(recipe))
+
+
+def test_numbers_are_trained_by_adamw_on_the_loss_of_the_algorithm(tuned):
+    """A simulation that knows neither kernel nor weights: GD++ itself on every task of the seed's own batches."""
+    recipe, pairs = tuned
+    config, layers = recipe.optimizer, recipe.model.num_distinct_layers
+    with numerics(recipe):
+        W0 = jnp.asarray(INITIAL_WEIGHTS)
+
+        def mean_loss(numbers, samples):
+            # In the recipe, c = eta / N is what Adam sees.
+            rates, corrections = (jnp.broadcast_to(part, 2) for part in (5 * numbers[0], numbers[1]))
+            learner = GradientDescentPlusPlus(rates, corrections, 2, W0, "recomputed")
+            return task_losses(learner, samples).mean()
+
+        loss_and_gradient = jax.jit(jax.value_and_grad(mean_loss))
+        for index, seed in enumerate(recipe.seeds):
+            stream = named_key(root_key(seed), "training")
+            numbers = np.stack([np.full(layers, 0.8 / 5), np.full(layers, 0.2)])
+            first, second, history = np.zeros_like(numbers), np.zeros_like(numbers), [numbers]
+            for step in range(recipe.num_steps):
+                samples = recipe.task.sample_batch(jax.random.fold_in(stream, step), recipe.batch_size).samples()
+                gradient = np.asarray(loss_and_gradient(jnp.asarray(numbers), samples)[1])
+                norm = np.sqrt((gradient**2).sum())
+                assert norm > 2 * config.gradient_clip
+                gradient = gradient * config.gradient_clip / norm
+                first = config.b1 * first + (1 - config.b1) * gradient
+                second = config.b2 * second + (1 - config.b2) * gradient**2
+                scales = 1 - config.b1 ** (step + 1), 1 - config.b2 ** (step + 1)
+                update = first / scales[0] / (np.sqrt(second / scales[1]) + config.eps) + config.weight_decay * numbers
+                numbers = numbers - config.learning_rate * update
+                history.append(numbers)
+            held_out = held_out_batch(recipe).samples()
+            for state, measurement in pairs:
+                expected = history[int(state.step)]
+                np.testing.assert_allclose(state.parameters.step_size[index], expected[0], rtol=1e-9)
+                np.testing.assert_allclose(state.parameters.curvature_correction[index], expected[1], rtol=1e-9)
+                loss = loss_and_gradient(jnp.asarray(expected), held_out)[0]
+                np.testing.assert_allclose(measurement.evaluation_loss[index], loss, rtol=1e-9)
+            assert np.abs(history[-1] - history[0]).min() > 1e-3
+
+
+def test_weights_stay_the_construction_of_the_numbers(tuned):
+    """Read back off the recorded weights; layers with numbers of their own come to differ."""
+    recipe, pairs = tuned
+    for state, measurement in pairs:
+        with numerics(recipe):
+            stack = products(measurement.weights)
+            reading = read_layers(stack, 3)
+        assert stack.W_PV.shape == (2, recipe.model.num_distinct_layers, 1, 4, 4)
+        np.testing.assert_allclose(reading.step_size[..., 0], state.parameters.step_size, rtol=1e-13)
+        np.testing.assert_allclose(
+            reading.curvature_correction[..., 0], state.parameters.curvature_correction, rtol=1e-13
+        )
+        np.testing.assert_allclose(reading.key_query_error, 0, atol=1e-13)
+        # All that is off the diagonal is W0, with the layer's own step size.
+        off_diagonal = stack.W_PV[..., 3, :3] / reading.step_size[..., None]
+        np.testing.assert_allclose(off_diagonal, np.broadcast_to(INITIAL_WEIGHTS, off_diagonal.shape), rtol=1e-12)
+        np.testing.assert_array_equal(stack.W_PV[..., :3, 3], 0)
+    assert np.ptp(pairs[-1][0].parameters.step_size, axis=1).min() > 1e-4
+
+
+def test_tied_layers_share_their_numbers(tuned):
+    recipe = dataclasses.replace(tuned[0], model=StackConfig(num_layers=2))
+    with numerics(recipe):
+        shapes = jax.eval_shape(lambda: initial_state(recipe).parameters)
+    assert shapes.step_size.shape == shapes.curvature_correction.shape == (2, 1)  # seeds, distinct layers
+
+
+def test_numbers_resume_to_the_same_bits(tuned):
+    recipe, pairs = tuned
+    assert_same_bits(list(train(recipe, pairs[1][0])), pairs[2:])
 
 
 # --- Every field counts ----------------------------------------------------------------------------------------------

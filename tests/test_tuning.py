@@ -24,6 +24,7 @@ from innerloop.exact import (
     one_step_loss,
     optimal_learning_rate,
     pool,
+    spectrum,
     tune,
     tuning_spectra,
 )
@@ -33,7 +34,6 @@ from innerloop.tasks import Exponential, Gaussian, LinearRegression
 SIZES = {"input_size": INPUT_SIZE, "output_size": OUTPUT_SIZE, "context_length": CONTEXT_LENGTH}
 CORRELATED = Gaussian(((1.3, 0.4, -0.2), (0.4, 0.6, 0.1), (-0.2, 0.1, 0.9)))
 TASKS = {
-    "uniform": LinearRegression(**SIZES, input_scale=1.7, target_scale=0.6),
     "correlated-noisy": LinearRegression(**SIZES, inputs=CORRELATED, noise_std=0.5, target_scale=0.6),
     "exponential-noisy": LinearRegression(**SIZES, inputs=Exponential(), noise_std=0.7),
     "short-context-noisy": LinearRegression(input_size=3, output_size=2, context_length=2, noise_std=0.4),
@@ -90,26 +90,30 @@ def expected_losses(learner, task, inputs):
 
 
 RATES, CORRECTIONS = np.array([0.4, -0.1, 0.3]), np.array([0.011, 0.023, -0.017])
+with jax.enable_x64(True):
+    LEARNER = GradientDescentPlusPlus(jnp.asarray(RATES), jnp.asarray(CORRECTIONS), num_steps=3)
 
 
 @every_task
 def test_spectral_loss_is_the_learner_s_expected_loss(task):
     """Per context and step, not only on average: numbers that differ from step to step."""
-    learner = GradientDescentPlusPlus(jnp.asarray(RATES), jnp.asarray(CORRECTIONS), num_steps=3)
-    sizes = {"context_length": task.context_length, "output_size": task.output_size}
-    contexts = jnp.stack([2 * random_problem(seed, **sizes).context_inputs for seed in range(3)])
+    contexts = jnp.stack(
+        [2 * random_problem(seed, context_length=task.context_length).context_inputs for seed in range(3)]
+    )
     spectra = context_spectra(contexts, jnp.asarray(task.input_moments().second))
     actual = spectral_losses(task, spectra, jnp.asarray(RATES), curvature_corrections=jnp.asarray(CORRECTIONS))
     assert actual.shape == (4, 3)
     for index, inputs in enumerate(contexts):
-        A, expected = expected_losses(learner, task, inputs)
+        _, expected = expected_losses(LEARNER, task, inputs)
         np.testing.assert_allclose(actual[:, index], expected, rtol=1e-10)
-    problem = dataclasses.replace(random_problem(9, **sizes), context_inputs=contexts[-1])  # A says it all
-    np.testing.assert_allclose(
-        predict(learner, problem),
-        jnp.einsum("jo,sjk,k->so", problem.context_targets, A, problem.query_input),
-        rtol=1e-10,
-    )
+
+
+def test_a_prediction_is_linear_in_targets_and_query():
+    """What the exact expectation rests on: predictions of a whole problem from those of unit vectors."""
+    problem = random_problem(9)
+    A, _ = expected_losses(LEARNER, TASKS["correlated-noisy"], problem.context_inputs)
+    expected = jnp.einsum("jo,sjk,k->so", problem.context_targets, A, problem.query_input)
+    np.testing.assert_allclose(predict(LEARNER, problem), expected, rtol=1e-10)
 
 
 def test_damping_is_the_stack_s():
@@ -139,13 +143,19 @@ def test_pooled_contexts_have_the_mean_loss(task):
     spectra = context_spectra(jnp.asarray(contexts), jnp.asarray(task.input_moments().second))
     pooled = pool(spectra)
     assert pooled.eigenvalues.shape == pooled.query_moments.shape == (1, 4096)
+    longer = pool(spectra, with_tail=True)
+    np.testing.assert_array_equal(longer.eigenvalues[:, :4096], pooled.eigenvalues)
+    assert (longer.eigenvalues[:, 4096:] > spectra.eigenvalues.max()).all()
+    assert 1 < longer.query_moments.sum() / pooled.query_moments.sum() < 1 + 1 / 500
     np.testing.assert_allclose(pooled.query_moments.sum(), np.trace(task.input_moments().second), rtol=1e-12)
     numbers = jnp.asarray(RATES), jnp.asarray(CORRECTIONS)
     expected, actual = (
         spectral_losses(task, each, numbers[0], curvature_corrections=numbers[1]) for each in (spectra, pooled)
     )
     np.testing.assert_allclose(actual[:, 0], expected.mean(axis=1), rtol=1e-5)
-    coarse = spectral_losses(task, pool(spectra, 8), numbers[0], curvature_corrections=numbers[1])
+    coarse = spectral_losses(
+        task, jax.tree.map(lambda leaf: leaf[:, :8], pool(spectra, 8)), numbers[0], curvature_corrections=numbers[1]
+    )
     assert np.abs(coarse[-1, 0] / expected[-1].mean() - 1) > 1e-3  # so it is the bins' number that makes it exact
 
 
@@ -183,7 +193,7 @@ def test_one_step_is_the_closed_form():
 
 @pytest.fixture(scope="module")
 def sets():
-    """One set is fitted and says when to stop, so that nothing but the fitted minimum is asked for."""
+    """One set is fitted and chooses among fits, so that nothing but the fitted minimum is asked for."""
     with jax.enable_x64(True):
         fitted, _, reported = sets_of(SMALL, 1000)
         return TuningSpectra(fitted, fitted, reported)
@@ -255,29 +265,39 @@ def test_order_of_descent_s_steps_does_not_matter():
         assert (np.ptp(losses, axis=0) < 1e-12 * np.max(losses, axis=0)).all() == is_equal
 
 
-def test_stopping_guards_against_the_tail():
-    """Numbers per step are fitted to contexts that lack the largest eigenvalues, as any finite sample does.
+def test_the_added_tail_guards_a_fit(monkeypatch):
+    """Five steps with numbers of their own, fitted to few contexts, hold on many; without the tail not all do."""
+    task, tail = LinearRegression(), spectrum._exponential_tail
+    worst = {}
+    for name, function in (
+        ("guarded", tail),
+        ("naive", lambda *sample: (tail(*sample)[0], np.zeros(256))),
+    ):
+        monkeypatch.setattr(spectrum, "_exponential_tail", function)
+        ratios = []
+        for seed in range(3):
+            few, many = sets_of(task, 1000, seed), sets_of(task, 10_000, seed + 50)
+            tuned = tune(task, 5, per_step=True, spectra=TuningSpectra(few.fitted, few.choosing, many.reported))
+            ratios.append(tuned.loss / tuned.fitted_loss)
+        worst[name] = max(ratios)
+    assert worst["guarded"] < 1.5
+    assert worst["naive"] > 1000
 
-    The minimum on those is worthless elsewhere (the control); stopped on a full sample, the loss hardly rises.
-    """
-    values = eigenvalues(SMALL, 2000, 0)
-    fitted = spectra_of(values[values[:, -1] < np.quantile(values[:, -1], 0.8)])
-    _, stopping, reported = sets_of(SMALL, 8000)
-    naive = tune(SMALL, 5, per_step=True, spectra=TuningSpectra(fitted, fitted, reported))
-    stopped = tune(SMALL, 5, per_step=True, spectra=TuningSpectra(fitted, stopping, reported))
-    on_stopping = losses_by_hand(
-        np.asarray(stopping.eigenvalues), stopped.learning_rates / SMALL.context_length, stopped.curvature_corrections
-    )
-    assert naive.fitted_loss < stopped.fitted_loss
-    assert naive.loss > 1000 * naive.fitted_loss
-    assert naive.loss > 100 * stopped.loss
-    assert stopped.loss < 2 * on_stopping
+
+def test_the_tail_goes_on_where_the_sample_ends():
+    """Largest eigenvalues of exponential distribution: the tail's mass and mean are those of the distribution."""
+    largest = np.random.default_rng(0).exponential(2.0, size=(200_000, 1))
+    nodes, weights = spectrum._exponential_tail(largest, np.full(largest.size, 3.0 / largest.size))
+    assert (nodes > largest.max()).all()
+    beyond = np.exp(-largest.max() / 2.0)  # survival function at the sample's end
+    assert 0.5 < weights.sum() / (3.0 * beyond) < 2.0
+    assert np.average(nodes - largest.max(), weights=weights) == pytest.approx(2.0, rel=0.3)
 
 
 def test_three_independent_sets():
     task = dataclasses.replace(SMALL, input_scale=2.0)
     sets = tuning_spectra(task, num_contexts=500)
-    assert TuningSpectra._fields == ("fitted", "stopping", "reported")
+    assert TuningSpectra._fields == ("fitted", "choosing", "reported")
     first_moment = task.context_length * np.trace(task.input_moments().second)
     for spectra in sets:
         assert spectra.eigenvalues.shape == spectra.query_moments.shape == (500, 3)

@@ -1,17 +1,20 @@
 """What a linear stack's predictions say about its weights, and comparing two stacks on that alone.
 
 The paper compares trained and constructed weights up to a factor per layer, and does not say whether more is
-undetermined when there are several layers. For stacks of linear attention with one head per layer the answer is:
+undetermined when there are several layers. For stacks of linear attention with one head per layer, and W0 = 0, the
+answer is:
 
 - Only the products W_KQ and W_PV matter, and of these only some entries are *read*. In a last layer of its own (untied,
   or the only one) nothing reads what W_PV writes into the inputs; in the only layer of a stack, the query's target
-  entry is still zero (for W0 = 0), so the last columns of W_KQ meet nothing.
+  entry is still zero, so the last columns of W_KQ meet nothing.
 - The entries that are read are determined, near gradient descent and GD++, up to one factor s per distinct layer:
   (W_KQ / s, s W_PV), its sign included. The residual stream pins every other change of basis down: a layer's update is
   added to tokens whose basis the data fixes.
 
-``tests/test_analysis.py`` proves both locally, in float64: the derivative of many predictions with respect to the
-products has exactly these null directions (for GD++ with one to three layers, tied and untied).
+(With W0 not zero the query's target entry is -W0 x_q, a function of its inputs; a single layer's W_KQ is then open in
+further directions, and nothing is claimed.) ``tests/test_identifiability.py`` proves both locally, in float64: the
+derivative of many predictions with respect to the products has exactly these null directions (for GD++ with one to
+three layers, tied and untied).
 
 What does not depend on s is the outer product of W_KQ and W_PV, and `compare_layers` compares that.
 """
@@ -74,6 +77,8 @@ def compare_layers(
 
     Raises:
         ValueError: for several heads, which may be mixed without changing a prediction.
+
+    Both stacks are taken to start at W0 = 0.
     """
     if config.num_heads != 1:
         raise ValueError(

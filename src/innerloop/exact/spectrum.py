@@ -46,12 +46,20 @@ def context_spectra(
     return Spectra(jnp.maximum(eigenvalues, 0.0), moments)
 
 
-def pool(spectra: Spectra, num_nodes: int = 4096) -> Spectra:
+def pool(spectra: Spectra, num_nodes: int = 4096, *, with_tail: bool = False) -> Spectra:
     """One pseudo-context whose expected losses are the mean over all contexts, up to binning.
 
     Expected losses are sums of q_i times a smooth function of l_i, so the eigenvalues of all contexts are collected in
     bins (equal in sqrt(l), where their density is nearly flat), each represented by its mean eigenvalue and its total
     q, divided by the number of contexts. Empty bins have weight zero.
+
+    Args:
+        spectra: of many contexts.
+        num_nodes: number of bins.
+        with_tail: go on beyond the largest eigenvalue, where the distribution goes on though the sample does not, with
+            256 nodes of an exponential tail that has the mean excess of the largest thousandth. All of it weighs less
+            than one context: nothing in the mean of anything tame, but enough to forbid a fit to be enormous just
+            outside its sample.
     """
     eigenvalues = np.asarray(spectra.eigenvalues, dtype=np.float64)
     weights = np.asarray(spectra.query_moments, dtype=np.float64).ravel() / eigenvalues.shape[0]
@@ -59,10 +67,26 @@ def pool(spectra: Spectra, num_nodes: int = 4096) -> Spectra:
     bins = np.clip(np.searchsorted(edges, eigenvalues.ravel(), side="right") - 1, 0, num_nodes - 1)
     total = np.bincount(bins, weights, num_nodes)
     moment = np.bincount(bins, weights * eigenvalues.ravel(), num_nodes)
-    centres = (edges[1:] + edges[:-1]) / 2
-    nodes = np.divide(moment, total, out=centres, where=total > 0)
+    nodes = np.divide(moment, total, out=(edges[1:] + edges[:-1]) / 2, where=total > 0)
+    if with_tail:
+        tail_nodes, tail_weights = _exponential_tail(eigenvalues, weights)
+        nodes, total = np.concatenate([nodes, tail_nodes]), np.concatenate([total, tail_weights])
     dtype = spectra.eigenvalues.dtype
     return Spectra(jnp.asarray(nodes[None], dtype=dtype), jnp.asarray(total[None], dtype=dtype))
+
+
+def _exponential_tail(eigenvalues: np.ndarray, weights: np.ndarray, num_nodes: int = 256):
+    """Nodes beyond the largest of each context's largest eigenvalues, with the weights of an exponential tail."""
+    largest = np.sort(eigenvalues[:, -1])
+    exceeding = max(min(20, largest.size - 1), largest.size // 1000)
+    threshold = largest[-exceeding - 1] if exceeding else largest[-1]
+    excess = float(np.mean(largest[-exceeding:] - threshold)) if exceeding else 0.0
+    edges = largest[-1] + excess * np.linspace(0.0, 20.0, num_nodes + 1)
+    if excess == 0.0:
+        return edges[1:], np.zeros(num_nodes)
+    survival = exceeding / largest.size * np.exp(-(edges - threshold) / excess)
+    mean_weight = weights.mean() * largest.size  # q of one eigenvalue
+    return (edges[1:] + edges[:-1]) / 2, mean_weight * (survival[:-1] - survival[1:])
 
 
 def sample_spectra(task: LinearRegression, key: Key[Array, ""], num_tasks: int) -> Spectra:
@@ -81,6 +105,7 @@ def _eigenvalues(context_inputs: Float[Array, "tasks context input_size"]) -> Fl
     return jnp.maximum(jnp.linalg.eigvalsh(jnp.einsum("tni,tnj->tij", context_inputs, context_inputs)), 0.0)
 
 
+@eqx.filter_jit
 def gradient_descent_losses(
     task: LinearRegression,
     spectra: Spectra,
@@ -105,19 +130,33 @@ def gradient_descent_losses(
     else:
         corrections = damping * jnp.asarray(curvature_corrections, dtype=eigenvalues.dtype)
 
+    left = unlearned(eigenvalues, step_sizes, corrections)  # (steps + 1, tasks, input_size)
+    error = task.target_scale**2 * left**2
+    if task.noise_std > 0:
+        error = error + task.noise_std**2 * fitted_noise(eigenvalues, left) ** 2
+    return task.output_size / 2 * jnp.sum(moments * error, axis=-1)
+
+
+def unlearned(
+    eigenvalues: Float[Array, "*shape"], step_sizes: Float[Array, " steps"], corrections: Float[Array, " steps"]
+) -> Float[Array, "steps_plus_1 *shape"]:
+    """r: what is left to learn along each eigenvector, before the first and after every step with c and gamma."""
+
     def step(carry, numbers):
-        unlearned, moved = carry
+        left, moved = carry
         step_size, correction = numbers
-        unlearned = unlearned * (1 - step_size * moved)
-        return (unlearned, moved * (1 - correction * moved) ** 2), unlearned
+        left = left * (1 - step_size * moved)
+        return (left, moved * (1 - correction * moved) ** 2), left
 
     ones = jnp.ones_like(eigenvalues)
-    _, unlearned = jax.lax.scan(step, (ones, eigenvalues), (step_sizes, corrections))
-    unlearned = jnp.concatenate([ones[None], unlearned])  # (steps + 1, tasks, input_size)
-    error = task.target_scale**2 * unlearned**2
-    if task.noise_std > 0:
-        # (1 - r)^2 / l vanishes with l, because 1 - r is proportional to l there.
-        safe = jnp.where(eigenvalues > 0, eigenvalues, ones)
-        fitted_noise = jnp.where(eigenvalues > 0, (1 - unlearned) ** 2 / safe, jnp.zeros_like(unlearned))
-        error = error + task.noise_std**2 * fitted_noise
-    return task.output_size / 2 * jnp.sum(moments * error, axis=-1)
+    _, left = jax.lax.scan(step, (ones, eigenvalues), (step_sizes, corrections))
+    return jnp.concatenate([ones[None], left])
+
+
+def fitted_noise(
+    eigenvalues: Float[Array, "*shape"], left: Float[Array, "*steps_and_shape"]
+) -> Float[Array, "*steps_and_shape"]:
+    """(1 - r) / sqrt(l): how much of unit noise on the targets has been learned; it vanishes with l, as 1 - r does."""
+    is_positive = eigenvalues > 0
+    root = jnp.sqrt(jnp.where(is_positive, eigenvalues, jnp.ones_like(eigenvalues)))
+    return jnp.where(is_positive, (1 - left) / root, jnp.zeros_like(left))

@@ -40,7 +40,10 @@ INNERLOOP_INLINE Vector log_one_plus(Vector y) {
 
 // The inverse error function by Giles' polynomials (Approximating the erfinv function, 2010), as XLA has it.
 INNERLOOP_INLINE Vector inverse_error_function(Vector u) {
-  const Vector w = -log_one_plus(-u * u);
+  // u^2 has to be rounded before 1 - u^2 is formed, as XLA has it: near the ends of (-1, 1) a fused multiply-add would
+  // give another, better number. Setting the sign by an integer operation keeps the compiler from fusing the two.
+  const Vector minus_square = (Vector)((Words)(u * u) | 0x80000000u);
+  const Vector w = -log_one_plus(minus_square);
   const Vector v = w - 2.5f;
   Vector p = broadcast(2.81022636e-08f);
   p = p * v + 3.43273939e-07f;

@@ -27,12 +27,29 @@ bool moves_tokens(const Problem& problem) {
   return problem.num_layers == 1 || problem.token_clip < __builtin_inff();
 }
 
-size_t scratch_bytes(const Problem& problem) {
-  return moves_tokens(problem) ? form_bytes<TokenForm>(problem) : form_bytes<GramForm>(problem);
+// Code for one token size. The one that is used most, ten inputs and one output, is known when compiling.
+struct Form {
+  size_t (*bytes)(const Problem&);
+  void (*run)(const Problem&, int, int, void*, float*);
+};
+
+template <int SIZE>
+Form form_of_size(const Problem& problem) {
+  if (moves_tokens(problem)) return {form_bytes<TokenForm<SIZE>>, run_form<TokenForm<SIZE>>};
+  return {form_bytes<GramForm<SIZE>>, run_form<GramForm<SIZE>>};
 }
 
+Form find_form(const Problem& problem) {
+#if defined(INNERLOOP_KNOWN_SIZE)
+  if (problem.token_size == INNERLOOP_KNOWN_SIZE) return form_of_size<INNERLOOP_KNOWN_SIZE>(problem);
+#endif
+  return form_of_size<0>(problem);
+}
+
+size_t scratch_bytes(const Problem& problem) { return find_form(problem).bytes(problem); }
+
 void run_blocks(const Problem& problem, int first, int last, void* scratch, float* sums) {
-  (moves_tokens(problem) ? run_form<TokenForm> : run_form<GramForm>)(problem, first, last, scratch, sums);
+  find_form(problem).run(problem, first, last, scratch, sums);
 }
 
 // Writes use(words) for a whole stream, laid out as the Python code's arrays are.

@@ -9,12 +9,13 @@
 namespace innerloop::INNERLOOP_TARGET {
 
 // The first K - 2 layers form M and S'. The last two need neither: all that is asked of them are products with 1 + 2
-// vectors per head, and M u = u + sum_h A_h S C_h u takes only matrix-vector products (`move`). Their gradients have low
+// vectors per head, and M u = u + sum_h A_h S C_h u takes only matrix-vector products (`through_M`). Their gradients have low
 // rank: with pairs (a_r, b_r)
 //
 //     (x, dx'), (S M q_h, w_h), (S M w_h, q_h),    dM = sum_r a_r b_r^T,
 //
 // q_h, w_h of the last layer (see LastLayer), dx' the gradient by the query between the two layers.
+template <int SIZE>  // of a token; 0 if only known when running
 class GramForm {
  public:
   GramForm(const Problem& problem, const Layers& layers, Arena& arena)
@@ -28,12 +29,8 @@ class GramForm {
     SC_ = arena.take(square_ * full_layers * heads_);
     M_ = arena.take(square_ * full_layers);
     SM_ = arena.take(square_ * full_layers);
-    for (Moved* side : {&a_, &b_}) {
-      side->vectors = arena.take(pairs_ * size_);
-      side->moved = arena.take(pairs_ * size_);
-      side->inner = arena.take(pairs_ * heads_ * size_);
-      side->read = arena.take(pairs_ * heads_ * size_);
-    }
+    a_ = take_moved(arena);
+    b_ = take_moved(arena);
     reads_ = arena.take(heads_ * size_);
     dM_ = arena.take(square_);
     product_ = arena.take(square_);
@@ -96,33 +93,52 @@ class GramForm {
     mirror(S(layer + 1), size_);
   }
 
-  // moved = M u or M^T u for one vector; returns it.
-  const Vector* move(int layer, bool is_transposed, const Moved& side, int pair) const {
+  Moved take_moved(Arena& arena) const {
+    const size_t vectors = pairs_ * size_;
+    return {arena.take(vectors), arena.take(vectors), arena.take(vectors * heads_), arena.take(vectors * heads_)};
+  }
+
+  // moved = u + sum_h outer_h S inner_h u for one vector u of a side; returns it.
+  template <class Inner, class Outer>
+  const Vector* move(int layer, const Moved& side, int pair, Inner inner_of, Outer outer_of) const {
     const Vector* u = side.vectors + pair * size_;
     Vector* moved = side.moved + pair * size_;
-    for (int i = 0; i < size_; ++i) moved[i] = u[i];
+    copy(u, moved);
     for (int head = 0; head < heads_; ++head) {
-      const float *A = layers_.A(layer, head), *C = layers_.C(layer, head);
       Vector* inner = side.inner + (head * pairs_ + pair) * size_;
       Vector* read = side.read + (head * pairs_ + pair) * size_;
-      apply(is_transposed ? transposed(A, size_) : matrix(C, size_), u, size_, size_, inner);
+      apply(inner_of(head), u, size_, size_, inner);
       apply(matrix(S(layer), size_), inner, size_, size_, read);
-      apply<Then::add>(is_transposed ? transposed(C, size_) : matrix(A, size_), read, size_, size_, moved);
+      apply<Then::add>(outer_of(head), read, size_, size_, moved);
     }
     return moved;
   }
 
+  // M u for a vector of side b.
+  const Vector* through_M(int layer, int pair) const {
+    return move(
+        layer, b_, pair, [&](int head) { return matrix(layers_.C(layer, head), size_); },
+        [&](int head) { return matrix(layers_.A(layer, head), size_); });
+  }
+
+  // M^T u for a vector of side a.
+  const Vector* through_M_transposed(int layer, int pair) const {
+    return move(
+        layer, a_, pair, [&](int head) { return transposed(layers_.A(layer, head), size_); },
+        [&](int head) { return transposed(layers_.C(layer, head), size_); });
+  }
+
   // S M u goes to the other side of the pair; returns S' u = M^T S M u.
   const Vector* read_next(int layer, int b_pair, int a_pair) const {
-    const Vector* moved = move(layer, false, b_, b_pair);
+    const Vector* moved = through_M(layer, b_pair);
     apply(matrix(S(layer), size_), moved, size_, size_, a_.vectors + a_pair * size_);
-    return move(layer, true, a_, a_pair);
+    return through_M_transposed(layer, a_pair);
   }
 
   // The last two layers, forward and backward.
   void finish(int layer) {
     for (int i = 0; i < size_; ++i) a_.vectors[i] = x(layer)[i];
-    const Vector* next_x = move(layer, true, a_, 0);
+    const Vector* next_x = through_M_transposed(layer, 0);
     for (int head = 0; head < heads_; ++head) {
       const int q_pair = 1 + heads_ + head, w_pair = 1 + head;
       last_layer_.query(head, next_x, b_.vectors + q_pair * size_);
@@ -135,7 +151,7 @@ class GramForm {
       copy(read_next(layer, w_pair, q_pair), reads_ + head * size_);
     }
     last_layer_.differentiate(next_x, reads_, b_.vectors);
-    copy(move(layer, false, b_, 0), dx_);
+    copy(through_M(layer, 0), dx_);
 
     for (int head = 0; head < heads_; ++head) {
       const Vector *a_read = a_.read + head * pairs_ * size_, *b_read = b_.read + head * pairs_ * size_;
@@ -160,7 +176,7 @@ class GramForm {
   //     dS = M dS' M^T + sum_h A_h^T dM C_h^T,   dx = M dx'.
   void differentiate(int layer) {
     multiply(matrix(SM(layer), size_), matrix(dS_, size_), size_, dM_);
-    multiply<Then::add>(matrix(x(layer), 1), matrix(dx_, size_), size_, 1, size_, dM_, size_);
+    multiply<Then::add>(matrix(x(layer), Size<1>()), matrix(dx_, size_), size_, Size<1>(), size_, dM_, size_);
     for (int head = 0; head < heads_; ++head) {
       multiply<Then::add>(matrix(dM_, size_), transposed(SC(layer, head), size_), size_, layers_.A_gradient(layer, head));
       multiply(transposed(layers_.A(layer, head), size_), matrix(dM_, size_), size_, product_);
@@ -189,9 +205,10 @@ class GramForm {
 
   const Problem& problem_;
   const Layers& layers_;
-  LastLayer last_layer_;
-  TokenReader reader_;
-  int size_, heads_, pairs_;
+  LastLayer<SIZE> last_layer_;
+  TokenReader<SIZE> reader_;
+  Size<SIZE> size_;
+  int heads_, pairs_;
   size_t square_;
   Vector* piece_;
   // Kept from the way forward, per layer.

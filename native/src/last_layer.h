@@ -24,6 +24,7 @@ INNERLOOP_INLINE Vector clipped(Vector value, float limit) {
 //     w_h = C_h error,   v_h = S w_h,
 //     dA_h = x v_h^T,   dC_h = r_h error^T (target columns),   dx = sum_h A_h v_h + error (target entries),
 //     dS = sum_h q_h w_h^T (to be symmetrised).
+template <int SIZE>
 class LastLayer {
  public:
   LastLayer(const Problem& problem, const Layers& layers, Arena& arena)
@@ -40,7 +41,7 @@ class LastLayer {
     const int outputs = problem_.output_size, inputs = problem_.input_size;
     for (int output = 0; output < outputs; ++output) errors_[output] = x[inputs + output];
     for (int head = 0; head < problem_.num_heads; ++head)
-      apply<Then::add>(shifted(transposed(layers_.C(layer_, head), size_), inputs, 0), reads + head * size_, outputs,
+      apply<Then::add>(transposed(layers_.C(layer_, head), size_).shifted(inputs, 0), reads + head * size_, outputs,
                        size_, errors_);
     for (int output = 0; output < outputs; ++output) {
       const Vector entry = errors_[output];
@@ -58,14 +59,14 @@ class LastLayer {
 
   // w = C_h error.
   void weigh(int head, Vector* w) const {
-    apply(shifted(matrix(layers_.C(layer_, head), size_), 0, problem_.input_size), errors_, size_,
+    apply(matrix(layers_.C(layer_, head), size_).shifted(0, problem_.input_size), errors_, size_,
           problem_.output_size, w);
   }
 
   // From v_h = S w_h of all heads: the gradient of A and of the query token.
   void differentiate(const Vector* x, const Vector* v, Vector* x_gradient) const {
     for (int head = 0; head < problem_.num_heads; ++head)
-      multiply<Then::add>(matrix(x, 1), matrix(v + head * size_, size_), size_, 1, size_,
+      multiply<Then::add>(matrix(x, Size<1>()), matrix(v + head * size_, size_), size_, Size<1>(), size_,
                           layers_.A_gradient(layer_, head), size_);
     if (!x_gradient) return;
     for (int i = 0; i < size_; ++i)
@@ -77,7 +78,8 @@ class LastLayer {
  private:
   const Problem& problem_;
   const Layers& layers_;
-  int layer_, size_;
+  int layer_;
+  Size<SIZE> size_;
   Vector* errors_;
 };
 

@@ -1,49 +1,79 @@
 // Small matrix products, one independent product per lane, in register tiles.
 //
-// An operand is a pointer and two strides, so a transpose costs nothing. `Vectors` holds another matrix in every lane,
-// `Scalars` one matrix for all of them (weights).
+// An operand is a pointer and two strides, so a transpose costs nothing. An operand of vectors is another matrix in every
+// lane, one of floats the same matrix in all of them (weights).
 #pragma once
 
 #include <cstddef>
+#include <type_traits>
 #include <utility>
 
 #include "simd.h"
 
 namespace innerloop::INNERLOOP_TARGET {
 
-struct Vectors {
-  const Vector* data;
-  ptrdiff_t row, column;
-  INNERLOOP_INLINE Vector at(int i, int j) const { return data[i * row + j * column]; }
+// A size that is known when compiling, or (0) only when running. Code for both is written once: with N known, strides
+// become constants and loops over tiles unroll.
+template <int N>
+struct Size {
+  constexpr Size() = default;
+  constexpr explicit Size(int) {}
+  constexpr operator int() const { return N; }
+};
+template <>
+struct Size<0> {
+  int value;
+  constexpr explicit Size(int size) : value(size) {}
+  constexpr operator int() const { return value; }
 };
 
-struct Scalars {
-  const float* data;
-  ptrdiff_t row, column;
-  INNERLOOP_INLINE Vector at(int i, int j) const { return broadcast(data[i * row + j * column]); }
+template <class T>
+constexpr bool is_known = false;
+template <int N>
+constexpr bool is_known<Size<N>> = N > 0;
+
+template <class Scalar, class Row, class Column>
+struct Operand {
+  const Scalar* data;
+  Row row;
+  Column column;
+
+  // A scalar is broadcast to all lanes.
+  INNERLOOP_INLINE Vector at(int i, int j) const { return Vector{} + data[ptrdiff_t(i) * row + ptrdiff_t(j) * column]; }
+
+  INNERLOOP_INLINE Operand shifted(int i, int j) const {
+    return {data + ptrdiff_t(i) * row + ptrdiff_t(j) * column, row, column};
+  }
 };
 
-// A row-major matrix with rows of `width`, and its transpose.
-INNERLOOP_INLINE Vectors matrix(const Vector* data, int width) { return {data, width, 1}; }
-INNERLOOP_INLINE Scalars matrix(const float* data, int width) { return {data, width, 1}; }
-INNERLOOP_INLINE Vectors transposed(const Vector* data, int width) { return {data, 1, width}; }
-INNERLOOP_INLINE Scalars transposed(const float* data, int width) { return {data, 1, width}; }
+// A row-major matrix with rows of `width` entries, and its transpose.
+template <class Scalar, class Width>
+INNERLOOP_INLINE Operand<Scalar, Width, Size<1>> matrix(const Scalar* data, Width width) {
+  return {data, width, {}};
+}
+template <class Scalar, class Width>
+INNERLOOP_INLINE Operand<Scalar, Size<1>, Width> transposed(const Scalar* data, Width width) {
+  return {data, {}, width};
+}
 
-// The tile's sums must fit in registers beside one row of the right operand: 24 of 32 with AVX-512, 12 of 16 without.
+// A tile's sums must fit in registers beside one row of the right operand: 24 of 32 with AVX-512, 12 of 16 without. A
+// single column (a matrix-vector product) takes twelve rows, so that enough sums are in flight to hide the latency of
+// the additions.
 constexpr int TILE_ROWS = INNERLOOP_LANES == 16 ? 6 : 4;
 constexpr int TILE_COLUMNS = INNERLOOP_LANES == 16 ? 4 : 3;
+constexpr int COLUMN_ROWS = 12;
 
 enum class Then { store, add };
 
 // One tile of the product, its sums in registers all along. The loops over the tile must be unrolled for that: an array
 // that is indexed at run time lives in memory.
-template <int ROWS, int COLUMNS, Then THEN, class Left, class Right>
-__attribute__((noinline)) void tile(Left left, Right right, int inner, Vector* out, ptrdiff_t out_row) {
+template <int ROWS, int COLUMNS, Then THEN, class Left, class Right, class Inner, class OutRow>
+INNERLOOP_INLINE void tile(Left left, Right right, Inner inner, Vector* out, OutRow out_row) {
   Vector sums[ROWS][COLUMNS];
   INNERLOOP_UNROLL
   for (int i = 0; i < ROWS; ++i)
     INNERLOOP_UNROLL
-    for (int k = 0; k < COLUMNS; ++k) sums[i][k] = THEN == Then::add ? out[i * out_row + k] : Vector{};
+    for (int k = 0; k < COLUMNS; ++k) sums[i][k] = THEN == Then::add ? out[ptrdiff_t(i) * out_row + k] : Vector{};
   for (int j = 0; j < inner; ++j) {
     Vector right_row[COLUMNS];
     INNERLOOP_UNROLL
@@ -60,82 +90,92 @@ __attribute__((noinline)) void tile(Left left, Right right, int inner, Vector* o
   INNERLOOP_UNROLL
   for (int i = 0; i < ROWS; ++i)
     INNERLOOP_UNROLL
-    for (int k = 0; k < COLUMNS; ++k) out[i * out_row + k] = sums[i][k];
+    for (int k = 0; k < COLUMNS; ++k) out[ptrdiff_t(i) * out_row + k] = sums[i][k];
 }
-
-// All tile shapes up to the largest, one function each.
-template <Then THEN, class Left, class Right>
-struct Tiles {
-  using Function = void (*)(Left, Right, int, Vector*, ptrdiff_t);
-
-  struct Table {
-    Function shapes[TILE_ROWS * TILE_COLUMNS];
-  };
-
-  template <size_t... SHAPE>
-  static constexpr Table make(std::index_sequence<SHAPE...>) {
-    return {{&tile<SHAPE / TILE_COLUMNS + 1, SHAPE % TILE_COLUMNS + 1, THEN, Left, Right>...}};
-  }
-
-  static constexpr Table table = make(std::make_index_sequence<TILE_ROWS * TILE_COLUMNS>());
-
-  static void run(int rows, int columns, Left left, Right right, int inner, Vector* out, ptrdiff_t out_row) {
-    table.shapes[(rows - 1) * TILE_COLUMNS + columns - 1](left, right, inner, out, out_row);
-  }
-};
 
 // Size of the next tile along an axis: as large as possible, but the last two share what is left evenly (4 + 3, not
 // 6 + 1).
-INNERLOOP_INLINE int tile_size(int left_over, int largest) {
+INNERLOOP_INLINE constexpr int tile_size(int left_over, int largest) {
   if (left_over <= largest) return left_over;
   return left_over >= 2 * largest ? largest : (left_over + 1) / 2;
 }
 
-template <class Operand>
-INNERLOOP_INLINE Operand shifted(Operand operand, int row, int column) {
-  operand.data += row * operand.row + column * operand.column;
-  return operand;
+// Largest tiles of a product. Of a symmetric product, UPPER computes only the tiles that touch the upper triangle, which
+// are square.
+template <bool UPPER, class Columns>
+struct Tiling {
+  static constexpr bool IS_COLUMN = std::is_same_v<Columns, Size<1>>;
+  static constexpr int HEIGHT = IS_COLUMN ? COLUMN_ROWS : (UPPER ? TILE_COLUMNS : TILE_ROWS);
+  static constexpr int WIDTH = IS_COLUMN ? 1 : TILE_COLUMNS;
+};
+
+// All tiles of a product of known size, from (I, K) on, one after the other in one function.
+template <Then THEN, bool UPPER, int ROWS, int COLUMNS, int I, int K, class Left, class Right, class Inner, class OutRow>
+INNERLOOP_INLINE void known_tiles(Left left, Right right, Inner inner, Vector* out, OutRow out_row) {
+  using Largest = Tiling<UPPER, Size<COLUMNS>>;
+  constexpr int height = tile_size(ROWS - I, Largest::HEIGHT), width = tile_size(COLUMNS - K, Largest::WIDTH);
+  tile<height, width, THEN>(left.shifted(I, 0), right.shifted(0, K), inner, out + ptrdiff_t(I) * out_row + K, out_row);
+  if constexpr (K + width < COLUMNS)
+    known_tiles<THEN, UPPER, ROWS, COLUMNS, I, K + width>(left, right, inner, out, out_row);
+  else if constexpr (I + height < ROWS)
+    known_tiles<THEN, UPPER, ROWS, COLUMNS, I + height, UPPER ? I + height : 0>(left, right, inner, out, out_row);
 }
+
+// For sizes known only when running: a function for every shape of a tile.
+template <int ROWS, int COLUMNS, Then THEN, class Left, class Right, class Inner, class OutRow>
+__attribute__((noinline)) void separate_tile(Left left, Right right, Inner inner, Vector* out, OutRow out_row) {
+  tile<ROWS, COLUMNS, THEN>(left, right, inner, out, out_row);
+}
+
+template <int HEIGHT, int WIDTH, Then THEN, class Left, class Right, class Inner, class OutRow>
+struct TileTable {
+  void (*shapes[HEIGHT * WIDTH])(Left, Right, Inner, Vector*, OutRow);
+
+  template <size_t... SHAPE>
+  static constexpr TileTable make(std::index_sequence<SHAPE...>) {
+    return {{&separate_tile<SHAPE / WIDTH + 1, SHAPE % WIDTH + 1, THEN, Left, Right, Inner, OutRow>...}};
+  }
+};
 
 // out[rows, columns] = left[rows, inner] right[inner, columns], or is increased by it. The rows of `out` lie `out_row`
 // apart.
-template <Then THEN = Then::store, class Left, class Right>
-void multiply(Left left, Right right, int rows, int inner, int columns, Vector* out, int out_row) {
-  for (int i = 0, height; i < rows; i += height) {
-    height = tile_size(rows - i, TILE_ROWS);
-    for (int k = 0, width; k < columns; k += width) {
-      width = tile_size(columns - k, TILE_COLUMNS);
-      Tiles<THEN, Left, Right>::run(height, width, shifted(left, i, 0), shifted(right, 0, k), inner,
-                                    out + i * out_row + k, out_row);
+template <Then THEN = Then::store, bool UPPER = false, class Left, class Right, class Rows, class Inner, class Columns,
+          class OutRow>
+__attribute__((noinline)) void multiply(Left left, Right right, Rows rows, Inner inner, Columns columns, Vector* out,
+                                        OutRow out_row) {
+  if constexpr (is_known<Rows> && is_known<Columns>) {
+    known_tiles<THEN, UPPER, Rows{}, Columns{}, 0, 0>(left, right, inner, out, out_row);
+  } else {
+    constexpr int HEIGHT = Tiling<UPPER, Columns>::HEIGHT, WIDTH = Tiling<UPPER, Columns>::WIDTH;
+    using Table = TileTable<HEIGHT, WIDTH, THEN, Left, Right, Inner, OutRow>;
+    static constexpr Table table = Table::make(std::make_index_sequence<HEIGHT * WIDTH>());
+    for (int i = 0, height; i < rows; i += height) {
+      height = tile_size(rows - i, HEIGHT);
+      for (int k = UPPER ? i : 0, width; k < columns; k += width) {
+        width = tile_size(columns - k, WIDTH);
+        table.shapes[(height - 1) * WIDTH + width - 1](left.shifted(i, 0), right.shifted(0, k), inner,
+                                                       out + ptrdiff_t(i) * out_row + k, out_row);
+      }
     }
   }
 }
 
 // Square matrices.
-template <Then THEN = Then::store, class Left, class Right>
-INNERLOOP_INLINE void multiply(Left left, Right right, int size, Vector* out) {
+template <Then THEN = Then::store, class Left, class Right, class Width>
+INNERLOOP_INLINE void multiply(Left left, Right right, Width size, Vector* out) {
   multiply<THEN>(left, right, size, size, size, out, size);
 }
 
-// out[rows] = left[rows, inner] vector[inner], or is increased by it.
-template <Then THEN = Then::store, class Left>
-INNERLOOP_INLINE void apply(Left left, const Vector* vector, int rows, int inner, Vector* out) {
-  multiply<THEN>(left, matrix(vector, 1), rows, inner, 1, out, 1);
+// The upper triangle of a symmetric product. `mirror` completes it, once, after the last addition.
+template <Then THEN = Then::store, class Left, class Right, class Width, class Inner>
+INNERLOOP_INLINE void multiply_upper(Left left, Right right, Width size, Inner inner, Vector* out) {
+  multiply<THEN, true>(left, right, size, inner, size, out, size);
 }
 
-// The same for a symmetric product: only tiles that touch the upper triangle are computed. `mirror` completes it, once,
-// after the last addition.
-template <Then THEN, class Left, class Right>
-void multiply_upper(Left left, Right right, int size, int inner, Vector* out) {
-  constexpr int LARGEST = TILE_ROWS < TILE_COLUMNS ? TILE_ROWS : TILE_COLUMNS;
-  for (int i = 0, height; i < size; i += height) {
-    height = tile_size(size - i, LARGEST);
-    for (int k = i, width; k < size; k += width) {
-      width = tile_size(size - k, LARGEST);
-      Tiles<THEN, Left, Right>::run(height, width, shifted(left, i, 0), shifted(right, 0, k), inner, out + i * size + k,
-                                    size);
-    }
-  }
+// out[rows] = left[rows, inner] vector[inner], or is increased by it.
+template <Then THEN = Then::store, class Left, class Rows, class Inner>
+INNERLOOP_INLINE void apply(Left left, const Vector* vector, Rows rows, Inner inner, Vector* out) {
+  multiply<THEN>(left, matrix(vector, Size<1>()), rows, inner, Size<1>(), out, Size<1>());
 }
 
 // Copies the upper triangle to the lower one.

@@ -9,6 +9,7 @@
 
 namespace innerloop::INNERLOOP_TARGET {
 
+template <int SIZE>  // of a token; 0 if only known when running
 class TokenForm {
  public:
   TokenForm(const Problem& problem, const Layers& layers, Arena& arena)
@@ -140,9 +141,10 @@ class TokenForm {
 
   const Problem& problem_;
   const Layers& layers_;
-  LastLayer last_layer_;
-  TokenReader reader_;
-  int size_, heads_, tokens_count_, keys_;
+  LastLayer<SIZE> last_layer_;
+  TokenReader<SIZE> reader_;
+  Size<SIZE> size_;
+  int heads_, tokens_count_, keys_;
   size_t square_, tokens_size_;
   // Kept from the way forward, per layer.
   Vector *tokens_, *derivatives_, *S_, *SC_, *M_;

@@ -10,10 +10,12 @@ namespace innerloop::INNERLOOP_TARGET {
 
 // Concatenated tokens: (x_j, y_j) for the context and, last, the query's (x_q, -W0 x_q). Tokens are rows of token_size
 // vectors. Lanes beyond the batch hold zeros, which stay zeros in every layer: such tasks have no loss and no gradient.
+template <int SIZE>
 class TokenReader {
  public:
   TokenReader(const Problem& problem, Arena& arena)
       : problem_(problem),
+        size_(problem.token_size),
         task_weights_(arena.take(problem.output_size * problem.input_size)),
         answers_(arena.take(problem.output_size)) {}
 
@@ -33,7 +35,7 @@ class TokenReader {
       sample(first, last, tokens);
     else
       copy(first, last, tokens);
-    if (last == problem_.num_tokens) finish_query(tokens + (last - 1 - first) * problem_.token_size);
+    if (last == problem_.num_tokens) finish_query(tokens + (last - 1 - first) * size_);
   }
 
   // The query's targets [output_size], known once the last token has been read.
@@ -41,23 +43,23 @@ class TokenReader {
 
  private:
   void sample(int first, int last, Vector* tokens) {
-    const int size = problem_.token_size, inputs = problem_.input_size;
+    const int inputs = problem_.input_size;
     const Data& data = problem_.data;
     visit(input_stream(problem_), first, last, first_task_, [&](int input, int token, Words words) {
-      tokens[(token - first) * size + input] = data.input_scale * centred_uniform(words);
+      tokens[(token - first) * size_ + input] = data.input_scale * centred_uniform(words);
     });
-    multiply(matrix(tokens, size), transposed(task_weights_, inputs), last - first, inputs, problem_.output_size,
-             tokens + inputs, size);
+    multiply(matrix(tokens, size_), transposed(task_weights_, Size<0>(inputs)), last - first, inputs, problem_.output_size,
+             tokens + inputs, size_);
     const int context = problem_.num_tokens - 1;
     if (data.noise_std > 0) {
       visit(noise_stream(problem_), first, last < context ? last : context, first_task_,
             [&](int output, int token, Words words) {
-              tokens[(token - first) * size + inputs + output] += data.noise_std * normal(words);
+              tokens[(token - first) * size_ + inputs + output] += data.noise_std * normal(words);
             });
     }
     if (num_tasks_ < LANES) {
       const Mask is_task = lane_numbers() < broadcast(uint32_t(num_tasks_));
-      for (int entry = 0; entry < (last - first) * size; ++entry)
+      for (int entry = 0; entry < (last - first) * size_; ++entry)
         tokens[entry] = is_task ? tokens[entry] : Vector{};
     }
   }
@@ -68,7 +70,7 @@ class TokenReader {
       const float* row = entry < inputs ? problem_.data.inputs + size_t(entry) * row_length()
                                         : problem_.data.targets + size_t(entry - inputs) * row_length();
       for (int token = first; token < last; ++token)
-        tokens[(token - first) * problem_.token_size + entry] =
+        tokens[(token - first) * size_ + entry] =
             load(row + size_t(token) * problem_.batch_size + first_task_, num_tasks_);
     }
   }
@@ -87,6 +89,7 @@ class TokenReader {
   }
 
   const Problem& problem_;
+  Size<SIZE> size_;
   Vector* task_weights_;  // W [output_size, input_size]
   Vector* answers_;
   int first_task_ = 0, num_tasks_ = 0;

@@ -38,8 +38,7 @@ struct Operand {
   Row row;
   Column column;
 
-  // A scalar is broadcast to all lanes.
-  INNERLOOP_INLINE Vector at(int i, int j) const { return Vector{} + data[ptrdiff_t(i) * row + ptrdiff_t(j) * column]; }
+  INNERLOOP_INLINE Vector at(int i, int j) const { return broadcast(data[ptrdiff_t(i) * row + ptrdiff_t(j) * column]); }
 
   INNERLOOP_INLINE Operand shifted(int i, int j) const {
     return {data + ptrdiff_t(i) * row + ptrdiff_t(j) * column, row, column};

@@ -25,7 +25,9 @@ typedef int32_t Mask __attribute__((vector_size(4 * INNERLOOP_LANES)));  // 0 or
 #endif
 #define INNERLOOP_INLINE inline __attribute__((always_inline))
 
-INNERLOOP_INLINE Vector broadcast(float value) { return Vector{} + value; }
+// Minus zero, not plus: -0 + 0 is 0, so the compiler could not leave the addition out.
+INNERLOOP_INLINE Vector broadcast(float value) { return value - Vector{}; }
+INNERLOOP_INLINE Vector broadcast(Vector value) { return value; }
 
 INNERLOOP_INLINE Words broadcast(uint32_t value) { return Words{} + value; }
 
@@ -82,11 +84,15 @@ INNERLOOP_INLINE Vector square_root(Vector a) {
   return root;
 }
 
-// In a fixed order, lane by lane.
+// In a fixed order: halves are added until one lane is left.
 INNERLOOP_INLINE float sum_of_lanes(Vector a) {
-  float sum = 0;
-  for (int lane = 0; lane < LANES; ++lane) sum += a[lane];
-  return sum;
+  float lanes[LANES];
+  std::memcpy(lanes, &a, sizeof a);
+  INNERLOOP_UNROLL
+  for (int half = LANES / 2; half > 0; half /= 2)
+    INNERLOOP_UNROLL
+    for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
+  return lanes[0];
 }
 
 }  // namespace innerloop::INNERLOOP_TARGET

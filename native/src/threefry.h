@@ -18,35 +18,36 @@ INNERLOOP_INLINE Words rotated(Words word) {
 }
 
 // One round on all chains. They advance together, instruction by instruction.
-template <int BITS>
-INNERLOOP_INLINE void threefry_round(Words (&left)[CHAINS], Words (&right)[CHAINS]) {
+template <int BITS, int COUNT>
+INNERLOOP_INLINE void threefry_round(Words (&left)[COUNT], Words (&right)[COUNT]) {
   INNERLOOP_UNROLL
-  for (int chain = 0; chain < CHAINS; ++chain) {
+  for (int chain = 0; chain < COUNT; ++chain) {
     left[chain] += right[chain];
     right[chain] = left[chain] ^ rotated<BITS>(right[chain]);
   }
 }
 
-template <int A, int B, int C, int D>
-INNERLOOP_INLINE void four_rounds(Words (&left)[CHAINS], Words (&right)[CHAINS], uint32_t left_key, uint32_t right_key) {
+template <int A, int B, int C, int D, int COUNT>
+INNERLOOP_INLINE void four_rounds(Words (&left)[COUNT], Words (&right)[COUNT], uint32_t left_key, uint32_t right_key) {
   threefry_round<A>(left, right);
   threefry_round<B>(left, right);
   threefry_round<C>(left, right);
   threefry_round<D>(left, right);
   INNERLOOP_UNROLL
-  for (int chain = 0; chain < CHAINS; ++chain) {
+  for (int chain = 0; chain < COUNT; ++chain) {
     left[chain] += left_key;
     right[chain] += right_key;
   }
 }
 
 // words[chain][lane] = word number firsts[chain] + lane of the key's stream.
-INNERLOOP_INLINE void threefry(Key key, const uint32_t (&firsts)[CHAINS], Words (&words)[CHAINS]) {
+template <int COUNT>
+INNERLOOP_INLINE void threefry(Key key, const uint32_t (&firsts)[COUNT], Words (&words)[COUNT]) {
   const uint32_t third = key.high ^ key.low ^ 0x1BD11BDAu;
   const Words lanes = lane_numbers() + key.low;
-  Words right[CHAINS];
+  Words right[COUNT];
   INNERLOOP_UNROLL
-  for (int chain = 0; chain < CHAINS; ++chain) {
+  for (int chain = 0; chain < COUNT; ++chain) {
     words[chain] = broadcast(key.high);
     right[chain] = lanes + firsts[chain];
   }
@@ -56,7 +57,7 @@ INNERLOOP_INLINE void threefry(Key key, const uint32_t (&firsts)[CHAINS], Words 
   four_rounds<17, 29, 16, 24>(words, right, key.low, third + 4);
   four_rounds<13, 15, 26, 6>(words, right, third, key.high + 5);
   INNERLOOP_UNROLL
-  for (int chain = 0; chain < CHAINS; ++chain) words[chain] ^= right[chain];
+  for (int chain = 0; chain < COUNT; ++chain) words[chain] ^= right[chain];
 }
 
 }  // namespace innerloop::INNERLOOP_TARGET

@@ -79,9 +79,15 @@ INNERLOOP_INLINE bool any(Mask mask) {
 }
 
 INNERLOOP_INLINE Vector square_root(Vector a) {
+#if defined(__AVX512F__) && INNERLOOP_LANES == 16
+  return (Vector)_mm512_maskz_sqrt_ps(0xffff, (__m512)a);  // the plain one makes GCC 12 warn in its own header
+#elif defined(__AVX2__) && INNERLOOP_LANES == 8
+  return (Vector)_mm256_sqrt_ps((__m256)a);
+#else
   Vector root;
   for (int lane = 0; lane < LANES; ++lane) root[lane] = __builtin_sqrtf(a[lane]);
   return root;
+#endif
 }
 
 // In a fixed order: halves are added until one lane is left.

@@ -79,7 +79,10 @@ def native_kernel(
         "token_clip": np.float32(math.inf if config.token_clip is None else config.token_clip),
         "instruction_set": instruction_set,
     }
-    prepare, call = (_sampled if _can_sample(task, batch_size) else _given)(task, batch_size, options)
+    if isinstance(task, LinearRegression) and _can_sample(task, batch_size):
+        prepare, call = _sampled(task, batch_size, options)
+    else:
+        prepare, call = _given(task, batch_size, options)
     initial_weights = tokens.initial_weights
     if initial_weights is None:
         initial_weights = np.zeros((task.output_size, task.input_size), np.float32)
@@ -98,14 +101,13 @@ def library_problem() -> str | None:
     return _load()
 
 
-def _can_sample(task: Task, batch_size: int) -> bool:
-    """Exactly this family: a subclass may draw something else. Word counts are 32 bits wide."""
+def _can_sample(task: LinearRegression, batch_size: int) -> bool:
+    """Whether the C++ code draws what the task draws. A subclass may draw anything; word counts are 32 bits wide."""
     return (
         type(task) is LinearRegression
         and type(task.inputs) is Uniform
         and not task.normalise_context
-        and max(task.input_size, task.output_size) * (task.context_length + 1) * batch_size < 2**32
-        and task.output_size * task.input_size * batch_size < 2**32
+        and max(task.input_size, task.output_size) * max(task.context_length + 1, task.input_size) * batch_size < 2**32
     )
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import random_weights, relative_difference
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from innerloop.kernels import batch_loss, native, training_kernel
@@ -102,7 +102,7 @@ VARIANTS = st.fixed_dictionaries(
 
 
 @given(CONFIGS, SIZES, VARIANTS, st.booleans())
-@settings(max_examples=25)
+@settings(max_examples=25, phases=[Phase.generate])  # shrinking would compile for minutes, and options are few
 def test_every_option(config, sizes, variant, has_initial_weights):
     task = LinearRegression(
         **dict(zip(("input_size", "output_size", "context_length"), sizes, strict=False)), **variant

@@ -1,4 +1,4 @@
-"""The training loss of a whole batch and its gradient: in JAX, later native, and the choice between them."""
+"""The training loss of a whole batch and its gradient: in JAX, native, and the choice between them."""
 
 from innerloop.kernels.kernel import Kernel, batch_loss, training_kernel
 

@@ -7,8 +7,8 @@ gradient)``. It comes in two halves, because a loop that carries the next step's
     prepare(stream, step) -> draw
     loss_and_gradient(weights, draw) -> (loss, gradient)
 
-The sum over tasks happens inside. `training_kernel` chooses the implementation; a native one may let ``prepare`` return
-the key itself and make its data inside the second call.
+The sum over tasks happens inside. `training_kernel` chooses the implementation; the native one lets ``prepare`` return
+the key itself where it can, and makes its data inside the second call.
 """
 
 from collections.abc import Callable
@@ -48,6 +48,11 @@ def training_kernel(config: StackConfig, tokens: ConcatenatedTokens, task: Task,
         task: where batches come from.
         batch_size: tasks per step.
     """
+    from innerloop.kernels.native import native_kernel  # here, because it needs `Kernel`
+
+    native = native_kernel(config, tokens, task, batch_size)
+    if native is not None:
+        return native
 
     def prepare(stream, step):
         return task.draw(jax.random.fold_in(stream, step), batch_size)

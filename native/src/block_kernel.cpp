@@ -1,0 +1,84 @@
+// Loss and gradient of a range of blocks. This file is compiled once per instruction set.
+#include "gram_form.h"
+#include "token_form.h"
+
+namespace innerloop::INNERLOOP_TARGET {
+namespace {
+
+template <class Form>
+size_t form_bytes(const Problem& problem) {
+  Arena arena(nullptr);
+  Layers layers(problem, arena);
+  Form form(problem, layers, arena);
+  return arena.used_bytes();
+}
+
+template <class Form>
+void run_form(const Problem& problem, int first, int last, void* scratch, float* sums) {
+  Arena arena(scratch);
+  Layers layers(problem, arena);
+  Form form(problem, layers, arena);
+  layers.clear();
+  for (int block = first; block < last; ++block) form.run(block);
+  layers.write_sums(sums);
+}
+
+bool moves_tokens(const Problem& problem) {
+  return problem.num_layers == 1 || problem.token_clip < __builtin_inff();
+}
+
+// Code for one token size. The one that is used most, ten inputs and one output, is known when compiling.
+struct Form {
+  size_t (*bytes)(const Problem&);
+  void (*run)(const Problem&, int, int, void*, float*);
+};
+
+template <int SIZE>
+Form form_of_size(const Problem& problem) {
+  if (moves_tokens(problem)) return {form_bytes<TokenForm<SIZE>>, run_form<TokenForm<SIZE>>};
+  return {form_bytes<GramForm<SIZE>>, run_form<GramForm<SIZE>>};
+}
+
+Form find_form(const Problem& problem) {
+#if defined(INNERLOOP_KNOWN_SIZE)
+  if (problem.token_size == INNERLOOP_KNOWN_SIZE) return form_of_size<INNERLOOP_KNOWN_SIZE>(problem);
+#endif
+  return form_of_size<0>(problem);
+}
+
+size_t scratch_bytes(const Problem& problem) { return find_form(problem).bytes(problem); }
+
+void run_blocks(const Problem& problem, int first, int last, void* scratch, float* sums) {
+  find_form(problem).run(problem, first, last, scratch, sums);
+}
+
+// Writes use(words) for a whole stream, laid out as the Python code's arrays are.
+template <class T, class Use>
+void write_stream(const Stream& stream, T* out, Use use) {
+  for (int task = 0; task < stream.batch_size; task += LANES) {
+    const int count = stream.batch_size - task < LANES ? stream.batch_size - task : LANES;
+    visit(stream, 0, stream.columns, task, [&](int row, int column, Words words) {
+      store(use(words), out + (size_t(row) * stream.columns + column) * stream.batch_size + task, count);
+    });
+  }
+}
+
+void words(Key key, uint32_t count, uint32_t* out) {
+  write_stream({key, 1, 1, int(count)}, out, [](Words words) { return words; });
+}
+
+void draw(const Problem& problem, float* inputs, float* weights, float* noise) {
+  write_stream(input_stream(problem), inputs, [](Words words) { return centred_uniform(words); });
+  write_stream(weight_stream(problem), weights, [](Words words) { return normal(words); });
+  write_stream(noise_stream(problem), noise, [](Words words) { return normal(words); });
+}
+
+#define INNERLOOP_STRING_OF(text) #text
+#define INNERLOOP_STRING(macro) INNERLOOP_STRING_OF(macro)
+
+}  // namespace
+
+extern const BlockKernel kernel;
+const BlockKernel kernel = {INNERLOOP_STRING(INNERLOOP_TARGET), LANES, scratch_bytes, run_blocks, words, draw};
+
+}  // namespace innerloop::INNERLOOP_TARGET

@@ -1,0 +1,203 @@
+// The doors to XLA: one handler for batches made here, one for batches that come as arrays, two for tests.
+#include "xla/ffi/api/ffi.h"
+
+#include <string>
+#include <string_view>
+
+#include "batch.h"
+#include "dispatch.h"
+
+namespace innerloop {
+
+// Attributes that both kinds of batches have. `instruction_set` is "best" but in tests; `num_threads` 0 means all.
+struct Options {
+  int32_t num_layers, query_in_keys, writes_targets_only, num_threads;
+  float damping, token_clip;
+  std::string_view instruction_set;
+};
+
+// What the names of a task's arrays are folded in as.
+struct Names {
+  uint32_t inputs, weights, noise;
+};
+
+}  // namespace innerloop
+
+XLA_FFI_REGISTER_STRUCT_ATTR_DECODING(innerloop::Options, xla::ffi::StructMember<int32_t>("num_layers"),
+                                      xla::ffi::StructMember<int32_t>("query_in_keys"),
+                                      xla::ffi::StructMember<int32_t>("writes_targets_only"),
+                                      xla::ffi::StructMember<int32_t>("num_threads"),
+                                      xla::ffi::StructMember<float>("damping"),
+                                      xla::ffi::StructMember<float>("token_clip"),
+                                      xla::ffi::StructMember<std::string_view>("instruction_set"));
+XLA_FFI_REGISTER_STRUCT_ATTR_DECODING(innerloop::Names, xla::ffi::StructMember<uint32_t>("inputs"),
+                                      xla::ffi::StructMember<uint32_t>("weights"),
+                                      xla::ffi::StructMember<uint32_t>("noise"));
+
+namespace innerloop {
+namespace {
+
+namespace ffi = xla::ffi;
+using Floats = ffi::Buffer<ffi::F32>;
+using Words = ffi::Buffer<ffi::U32>;
+using Step = ffi::Buffer<ffi::S32>;
+using FloatResult = ffi::ResultBuffer<ffi::F32>;
+using WordResult = ffi::ResultBuffer<ffi::U32>;
+
+// jax.random.fold_in of a threefry key: the block (0, data) under the key. One block, so portable scalar code will do.
+Key fold_in(Key key, uint32_t data) {
+  constexpr int ROTATIONS[2][4] = {{13, 15, 26, 6}, {17, 29, 16, 24}};
+  const uint32_t schedule[3] = {key.high, key.low, key.high ^ key.low ^ 0x1BD11BDAu};
+  uint32_t left = key.high, right = data + key.low;
+  for (uint32_t group = 0; group < 5; ++group) {
+    for (int rotation : ROTATIONS[group % 2]) {
+      left += right;
+      right = left ^ (right << rotation | right >> (32 - rotation));
+    }
+    left += schedule[(group + 1) % 3];
+    right += schedule[(group + 2) % 3] + group + 1;
+  }
+  return {left, right};
+}
+
+Key read_key(const Words& words) { return {words.typed_data()[0], words.typed_data()[1]}; }
+
+// The keys of a batch: the training stream folded with the step, then with the arrays' names.
+void set_keys(Data& data, const Words& stream, const Step& step, const Names& names) {
+  const Key key = fold_in(read_key(stream), static_cast<uint32_t>(step.typed_data()[0]));
+  data.is_sampled = true;
+  data.input_key = fold_in(key, names.inputs);
+  data.weight_key = fold_in(key, names.weights);
+  data.noise_key = fold_in(key, names.noise);
+}
+
+ffi::Error run(ffi::ThreadPool& pool, const Options& options, const Floats& W_KQ, const Floats& W_PV,
+               const Floats& initial_weights, int num_tokens, int batch_size, const Data& data, FloatResult& loss,
+               FloatResult& W_KQ_gradient, FloatResult& W_PV_gradient) {
+  const BlockKernel* kernel = find_kernel(options.instruction_set);
+  if (!kernel) {
+    return ffi::Error::InvalidArgument("no native code for instruction set '" + std::string(options.instruction_set) +
+                                       "' on this machine");
+  }
+  const auto shape = W_KQ.dimensions();  // distinct layers, heads, token size, token size
+  Problem problem{};
+  problem.num_layers = options.num_layers;
+  problem.num_distinct_layers = static_cast<int>(shape[0]);
+  problem.num_heads = static_cast<int>(shape[1]);
+  problem.token_size = static_cast<int>(shape[2]);
+  problem.output_size = static_cast<int>(initial_weights.dimensions()[0]);
+  problem.input_size = static_cast<int>(initial_weights.dimensions()[1]);
+  problem.num_tokens = num_tokens;
+  problem.num_keys = options.query_in_keys ? num_tokens : num_tokens - 1;
+  problem.batch_size = batch_size;
+  problem.token_clip = options.token_clip;
+  problem.initial_weights = initial_weights.typed_data();
+  problem.data = data;
+  if (problem.input_size + problem.output_size != problem.token_size ||
+      (problem.num_distinct_layers != 1 && problem.num_distinct_layers != problem.num_layers))
+    return ffi::Error::InvalidArgument("the shapes of the weights do not fit each other or the number of layers");
+  const int num_threads = options.num_threads > 0 ? options.num_threads : static_cast<int>(pool.num_threads());
+  run_batch(*kernel, problem, {W_KQ.typed_data(), W_PV.typed_data()}, options.damping, options.writes_targets_only,
+            num_threads, [&](std::function<void()> task) { pool.Schedule(std::move(task)); },
+            {loss->typed_data(), W_KQ_gradient->typed_data(), W_PV_gradient->typed_data()});
+  return ffi::Error::Success();
+}
+
+ffi::Error sampled_batch(ffi::ThreadPool pool, Options options, Names names, int32_t num_tokens, int32_t batch_size,
+                         Floats W_KQ, Floats W_PV, Floats initial_weights, Floats scales, Words stream, Step step,
+                         FloatResult loss, FloatResult W_KQ_gradient, FloatResult W_PV_gradient) {
+  Data data{};
+  set_keys(data, stream, step, names);
+  data.input_scale = scales.typed_data()[0];
+  data.target_scale = scales.typed_data()[1];
+  data.noise_std = scales.typed_data()[2];
+  return run(pool, options, W_KQ, W_PV, initial_weights, num_tokens, batch_size, data, loss, W_KQ_gradient,
+             W_PV_gradient);
+}
+
+ffi::Error given_batch(ffi::ThreadPool pool, Options options, Floats W_KQ, Floats W_PV, Floats initial_weights,
+                       Floats inputs, Floats targets, FloatResult loss, FloatResult W_KQ_gradient,
+                       FloatResult W_PV_gradient) {
+  Data data{};
+  data.inputs = inputs.typed_data();
+  data.targets = targets.typed_data();
+  return run(pool, options, W_KQ, W_PV, initial_weights, static_cast<int>(inputs.dimensions()[1]),
+             static_cast<int>(inputs.dimensions()[2]), data, loss, W_KQ_gradient, W_PV_gradient);
+}
+
+ffi::Error words(std::string_view instruction_set, Words key, WordResult out) {
+  const BlockKernel* kernel = find_kernel(instruction_set);
+  if (!kernel) return ffi::Error::InvalidArgument("no native code for this instruction set on this machine");
+  kernel->words(read_key(key), static_cast<uint32_t>(out->element_count()), out->typed_data());
+  return ffi::Error::Success();
+}
+
+ffi::Error draw(std::string_view instruction_set, Names names, Words stream, Step step, FloatResult inputs,
+                FloatResult weights, FloatResult noise) {
+  const BlockKernel* kernel = find_kernel(instruction_set);
+  if (!kernel) return ffi::Error::InvalidArgument("no native code for this instruction set on this machine");
+  const auto shape = inputs->dimensions();  // input size, tokens, batch
+  Problem problem{};
+  problem.input_size = static_cast<int>(shape[0]);
+  problem.num_tokens = static_cast<int>(shape[1]);
+  problem.batch_size = static_cast<int>(shape[2]);
+  problem.output_size = static_cast<int>(weights->dimensions()[0]);
+  set_keys(problem.data, stream, step, names);
+  kernel->draw(problem, inputs->typed_data(), weights->typed_data(), noise->typed_data());
+  return ffi::Error::Success();
+}
+
+// What every batch brings before its data, and what it gets.
+template <class Binding>
+auto with_weights(Binding binding) {
+  return std::move(binding).template Arg<Floats>().template Arg<Floats>().template Arg<Floats>();
+}
+template <class Binding>
+auto with_gradients(Binding binding) {
+  return std::move(binding).template Ret<Floats>().template Ret<Floats>().template Ret<Floats>();
+}
+
+auto sampled_batch_binding() {
+  return with_gradients(with_weights(ffi::Ffi::Bind()
+                                         .Ctx<ffi::ThreadPool>()
+                                         .Attr<Options>("options")
+                                         .Attr<Names>("names")
+                                         .Attr<int32_t>("num_tokens")
+                                         .Attr<int32_t>("batch_size"))
+                            .Arg<Floats>()
+                            .Arg<Words>()
+                            .Arg<Step>());
+}
+
+auto given_batch_binding() {
+  return with_gradients(with_weights(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Attr<Options>("options"))
+                            .Arg<Floats>()
+                            .Arg<Floats>());
+}
+
+auto words_binding() {
+  return ffi::Ffi::Bind().Attr<std::string_view>("instruction_set").Arg<Words>().Ret<Words>();
+}
+
+auto draw_binding() {
+  return ffi::Ffi::Bind()
+      .Attr<std::string_view>("instruction_set")
+      .Attr<Names>("names")
+      .Arg<Words>()
+      .Arg<Step>()
+      .Ret<Floats>()
+      .Ret<Floats>()
+      .Ret<Floats>();
+}
+
+}  // namespace
+
+// The library exports these symbols and no others.
+#pragma GCC visibility push(default)
+XLA_FFI_DEFINE_HANDLER_SYMBOL(innerloop_sampled_batch, sampled_batch, sampled_batch_binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(innerloop_given_batch, given_batch, given_batch_binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(innerloop_words, words, words_binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(innerloop_draw, draw, draw_binding());
+#pragma GCC visibility pop
+
+}  // namespace innerloop

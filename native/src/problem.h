@@ -1,0 +1,62 @@
+// What one call has to compute. Plain data without inline functions: this header is shared by files that are compiled
+// for different instruction sets, and the linker may keep any one copy of an inline function.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace innerloop {
+
+// Two words that name a stream of random numbers.
+struct Key {
+  uint32_t high, low;
+};
+
+// Where a batch comes from: arrays that the caller made, or keys from which the kernel makes linear regression tasks.
+// All arrays have the tasks along the last axis.
+struct Data {
+  bool is_sampled;
+  // Given batches.
+  const float* inputs;   // [input_size, num_tokens, batch_size], the query last
+  const float* targets;  // [output_size, num_tokens, batch_size], the query's noiseless target last
+  // Sampled batches: x ~ input_scale U(-1/2, 1/2), W ~ target_scale N(0, 1), noise ~ noise_std N(0, 1).
+  Key input_key, weight_key, noise_key;
+  float input_scale, target_scale, noise_std;
+};
+
+// A stack of linear attention in row form: every token e (a row) moves by
+//
+//     e <- clip(e + sum over heads of e A S C),   S = sum over keys of e^T e,
+//
+// with A = W_KQ^T and C = damping * W_PV^T, whose columns that no layer may write are zero.
+struct Problem {
+  int num_layers;
+  int num_distinct_layers;  // 1 when tied
+  int num_heads;
+  int input_size, output_size, token_size;
+  int num_tokens;  // the context and, last, the query
+  int num_keys;    // num_tokens, or one less without the query
+  int batch_size;
+  float token_clip;  // infinite for none
+  const float* A;    // [num_distinct_layers, num_heads, token_size, token_size]
+  const float* C;
+  const float* initial_weights;  // W0 [output_size, input_size]
+  Data data;
+};
+
+// Sums over tasks: [0] is the loss; then the gradients with respect to A and to C, laid out as these are.
+size_t num_sums(const Problem& problem);
+
+// The same source compiled for one instruction set. Tasks are worked on in blocks of `lanes`, one per vector lane.
+struct BlockKernel {
+  const char* name;
+  int lanes;
+  size_t (*scratch_bytes)(const Problem&);
+  // Writes num_sums(problem) sums over the tasks of blocks first..last-1. `scratch` is aligned to 64 bytes.
+  void (*run_blocks)(const Problem&, int first, int last, void* scratch, float* sums);
+  // For tests: the words of a stream, and the unscaled random numbers of a sampled batch.
+  void (*words)(Key key, uint32_t count, uint32_t* words);
+  void (*draw)(const Problem&, float* inputs, float* weights, float* noise);
+};
+
+}  // namespace innerloop

@@ -1,0 +1,158 @@
+// Stacks whose tokens are moved one by one: those with a clip, and single layers.
+//
+// Every layer but the last forms M = I + sum_h A_h S C_h and moves all tokens: E' = clip(E M). The last one reads the
+// tokens twice and never forms S.
+#pragma once
+
+#include "last_layer.h"
+#include "tokens.h"
+
+namespace innerloop::INNERLOOP_TARGET {
+
+template <int SIZE>  // of a token; 0 if only known when running
+class TokenForm {
+ public:
+  TokenForm(const Problem& problem, const Layers& layers, Arena& arena)
+      : problem_(problem), layers_(layers), last_layer_(problem, layers, arena), reader_(problem, arena),
+        size_(problem.token_size), heads_(problem.num_heads), tokens_count_(problem.num_tokens),
+        keys_(problem.num_keys), square_(size_ * size_), tokens_size_(tokens_count_ * size_) {
+    const size_t full_layers = problem.num_layers - 1;  // all but the last
+    tokens_ = arena.take(tokens_size_ * (full_layers + 1));
+    derivatives_ = arena.take(tokens_size_ * full_layers);
+    is_clipped_ = arena.take<bool>(full_layers);
+    S_ = arena.take(square_ * full_layers);
+    SC_ = arena.take(square_ * full_layers * heads_);
+    M_ = arena.take(square_ * full_layers);
+    q_ = arena.take(heads_ * size_);
+    w_ = arena.take(heads_ * size_);
+    reads_ = arena.take(heads_ * size_);
+    q_scores_ = arena.take(heads_ * keys_);
+    w_scores_ = arena.take(heads_ * keys_);
+    dM_ = arena.take(square_);
+    product_ = arena.take(square_);
+    dS_ = arena.take(square_);
+    gradient_ = arena.take(tokens_size_);
+    next_gradient_ = arena.take(tokens_size_);
+  }
+
+  void run(int block) {
+    reader_.begin(block);
+    reader_.read(0, tokens_count_, tokens_);
+    for (int layer = 0; layer < problem_.num_layers - 1; ++layer) move(layer);
+    finish();
+    for (int layer = problem_.num_layers - 2; layer >= 0; --layer) differentiate(layer);
+  }
+
+ private:
+  Vector* tokens(int layer) const { return tokens_ + tokens_size_ * layer; }
+  Vector* S(int layer) const { return S_ + square_ * layer; }
+  Vector* SC(int layer, int head) const { return SC_ + square_ * (layer * heads_ + head); }
+  Vector* M(int layer) const { return M_ + square_ * layer; }
+
+  void move(int layer) {
+    const Vector* E = tokens(layer);
+    multiply_upper<Then::store>(transposed(E, size_), matrix(E, size_), size_, keys_, S(layer));
+    mirror(S(layer), size_);
+    set_identity(M(layer));
+    for (int head = 0; head < heads_; ++head) {
+      multiply(matrix(S(layer), size_), matrix(layers_.C(layer, head), size_), size_, SC(layer, head));
+      multiply<Then::add>(matrix(layers_.A(layer, head), size_), matrix(SC(layer, head), size_), size_, M(layer));
+    }
+    multiply(matrix(E, size_), matrix(M(layer), size_), tokens_count_, size_, size_, tokens(layer + 1), size_);
+    is_clipped_[layer] = clip(tokens(layer + 1), derivatives_ + tokens_size_ * layer);
+  }
+
+  // Clips the tokens and says whether any entry was reached; only then are the derivatives written. Training rarely
+  // touches the clip, so usually this is one read of the tokens.
+  bool clip(Vector* tokens, Vector* derivatives) const {
+    Mask is_reached{};
+    for (size_t entry = 0; entry < tokens_size_; ++entry) is_reached |= absolute(tokens[entry]) >= problem_.token_clip;
+    if (!any(is_reached)) return false;
+    for (size_t entry = 0; entry < tokens_size_; ++entry) {
+      derivatives[entry] = clip_derivative(tokens[entry], problem_.token_clip);
+      tokens[entry] = clipped(tokens[entry], problem_.token_clip);
+    }
+    return true;
+  }
+
+  // The last layer, forward and backward, with S u = E^T (E u) over the keys.
+  void finish() {
+    const Vector *E = tokens(problem_.num_layers - 1), *x = E + tokens_size_ - size_;
+    for (int head = 0; head < heads_; ++head) {
+      last_layer_.query(head, x, q_ + head * size_);
+      read(E, q_ + head * size_, q_scores_ + head * keys_, reads_ + head * size_);
+    }
+    last_layer_.find_errors(x, reads_, reader_.answers());
+    for (int head = 0; head < heads_; ++head) {
+      last_layer_.weigh(head, w_ + head * size_);
+      read(E, w_ + head * size_, w_scores_ + head * keys_, reads_ + head * size_);
+    }
+    if (problem_.num_layers == 1) {
+      last_layer_.differentiate(x, reads_, nullptr);
+      return;
+    }
+    // By the tokens: the query's own part, then dE = E (dS + dS^T) over the keys, where dS has rank num_heads.
+    for (size_t entry = 0; entry < tokens_size_; ++entry) gradient_[entry] = Vector{};
+    last_layer_.differentiate(x, reads_, gradient_ + tokens_size_ - size_);
+    multiply<Then::add>(transposed(q_scores_, keys_), matrix(w_, size_), keys_, heads_, size_, gradient_, size_);
+    multiply<Then::add>(transposed(w_scores_, keys_), matrix(q_, size_), keys_, heads_, size_, gradient_, size_);
+  }
+
+  void read(const Vector* E, const Vector* u, Vector* scores, Vector* out) const {
+    apply(matrix(E, size_), u, keys_, size_, scores);
+    apply(transposed(E, size_), scores, size_, keys_, out);
+  }
+
+  // From the gradient by the tokens after a layer: the weights' gradients, and the gradient by the tokens before it.
+  //
+  //     dM = E^T dE',   dA_h = dM (S C_h)^T,   dC_h = S A_h^T dM,   dS = sum_h A_h^T dM C_h^T,
+  //     dE = dE' M^T + E (dS + dS^T) over the keys.
+  void differentiate(int layer) {
+    if (is_clipped_[layer]) {
+      const Vector* derivatives = derivatives_ + tokens_size_ * layer;
+      for (size_t entry = 0; entry < tokens_size_; ++entry) gradient_[entry] *= derivatives[entry];
+    }
+    const Vector* E = tokens(layer);
+    multiply(transposed(E, size_), matrix(gradient_, size_), size_, tokens_count_, size_, dM_, size_);
+    for (int head = 0; head < heads_; ++head) {
+      multiply<Then::add>(matrix(dM_, size_), transposed(SC(layer, head), size_), size_, layers_.A_gradient(layer, head));
+      multiply(transposed(layers_.A(layer, head), size_), matrix(dM_, size_), size_, product_);
+      multiply<Then::add>(matrix(S(layer), size_), matrix(product_, size_), size_, layers_.C_gradient(layer, head));
+      if (layer == 0) continue;
+      const auto C_transposed = transposed(layers_.C(layer, head), size_);
+      if (head == 0)
+        multiply(matrix(product_, size_), C_transposed, size_, dS_);
+      else
+        multiply<Then::add>(matrix(product_, size_), C_transposed, size_, dS_);
+    }
+    if (layer == 0) return;
+    symmetrised(dS_, size_, product_);
+    multiply(matrix(gradient_, size_), transposed(M(layer), size_), tokens_count_, size_, size_, next_gradient_, size_);
+    multiply<Then::add>(matrix(E, size_), matrix(product_, size_), keys_, size_, size_, next_gradient_, size_);
+    Vector* swap = gradient_;
+    gradient_ = next_gradient_;
+    next_gradient_ = swap;
+  }
+
+  void set_identity(Vector* matrix) const {
+    for (int i = 0; i < size_; ++i)
+      for (int k = 0; k < size_; ++k) matrix[i * size_ + k] = broadcast(i == k ? 1.0f : 0.0f);
+  }
+
+  const Problem& problem_;
+  const Layers& layers_;
+  LastLayer<SIZE> last_layer_;
+  TokenReader<SIZE> reader_;
+  Size<SIZE> size_;
+  int heads_, tokens_count_, keys_;
+  size_t square_, tokens_size_;
+  // Kept from the way forward, per layer.
+  Vector *tokens_, *derivatives_, *S_, *SC_, *M_;
+  bool* is_clipped_;
+  // Of the last layer, per head.
+  Vector *q_, *w_, *reads_, *q_scores_, *w_scores_;
+  // On the way back.
+  Vector *dM_, *product_, *dS_, *gradient_, *next_gradient_;
+};
+
+}  // namespace innerloop::INNERLOOP_TARGET

@@ -1,0 +1,215 @@
+"""The native kernel: loss and gradient of a batch in one call to C++ (its sources are in ``native/``).
+
+It serves stacks of linear attention in single precision on CPUs, with every option of `StackConfig`. Linear regression
+on uniform inputs is sampled inside the call, from the very words that `LinearRegression.draw` would use; any other task
+hands it batches that JAX made. ``docs/native.md`` describes how it works.
+
+The environment variable ``INNERLOOP_NATIVE`` says whether to use it: ``auto`` (the default) where it is built,
+``required`` to fail where it is not, ``off`` to train in JAX.
+"""
+
+import ctypes
+import importlib.metadata
+import math
+import os
+import warnings
+import zlib
+from collections.abc import Callable
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from innerloop.kernels.kernel import Kernel
+from innerloop.models import Products, StackConfig, products
+from innerloop.tasks import LinearRegression, Task, Uniform
+from innerloop.tokens import ConcatenatedTokens
+
+_LIBRARY = "innerloop_native.so"
+_FUNCTIONS = ("innerloop_sampled_batch", "innerloop_given_batch", "innerloop_words", "innerloop_draw")
+_MODES = ("required", "auto", "off")
+# The streams of `LinearRegression.draw`, hashed as `named_key` hashes them.
+STREAM_NAMES = {name: np.uint32(zlib.crc32(name.encode())) for name in ("inputs", "weights", "noise")}
+
+
+def native_kernel(
+    config: StackConfig,
+    tokens: ConcatenatedTokens,
+    task: Task,
+    batch_size: int,
+    *,
+    instruction_set: str = "best",
+    num_threads: int = 0,
+) -> Kernel | None:
+    """The native implementation for a model and a task; None where JAX has to do it.
+
+    None means double precision, a backend other than the CPU, another kind of tokens, a library that is not built, or
+    ``INNERLOOP_NATIVE=off``.
+
+    Args:
+        config: the stack's architecture.
+        tokens: the tokeniser.
+        task: where batches come from.
+        batch_size: tasks per step.
+        instruction_set: ``avx512``, ``avx2`` or ``portable``; ``best`` is the widest that the machine has.
+        num_threads: the most threads to use, 0 for all of XLA's. The result has the same bits for any number.
+
+    Raises:
+        ValueError: if ``INNERLOOP_NATIVE`` has none of its three values.
+        RuntimeError: if it is ``required`` and the library cannot be used.
+    """
+    is_wanted = _is_wanted()
+    is_served = (
+        jnp.result_type(float) == jnp.float32
+        and jax.default_backend() == "cpu"
+        and isinstance(tokens, ConcatenatedTokens)
+    )
+    if not (is_wanted and is_served):
+        return None
+
+    options = {
+        "num_layers": np.int32(config.num_layers),
+        "query_in_keys": np.int32(config.query_in_keys),
+        "writes_targets_only": np.int32(config.update == "targets"),
+        "num_threads": np.int32(num_threads),
+        "damping": np.float32(config.damping),
+        "token_clip": np.float32(math.inf if config.token_clip is None else config.token_clip),
+        "instruction_set": instruction_set,
+    }
+    if isinstance(task, LinearRegression) and _can_sample(task, batch_size):
+        prepare, call = _sampled(task, batch_size, options)
+    else:
+        prepare, call = _given(task, batch_size, options)
+    initial_weights = tokens.initial_weights
+    if initial_weights is None:
+        initial_weights = np.zeros((task.output_size, task.input_size), np.float32)
+
+    def loss_and_gradient(weights, draw):
+        reduced, pull_back = jax.vjp(products, weights)
+        loss, *gradients = call(reduced, initial_weights, draw)
+        (gradient,) = pull_back(Products(*gradients))
+        return loss, gradient
+
+    return Kernel("native", prepare, loss_and_gradient)
+
+
+def library_problem() -> str | None:
+    """Why the library cannot be used, in one line; None if it can, and is loaded then."""
+    return _load()
+
+
+def _can_sample(task: LinearRegression, batch_size: int) -> bool:
+    """Whether the C++ code draws what the task draws. A subclass may draw anything; word counts are 32 bits wide."""
+    return (
+        type(task) is LinearRegression
+        and type(task.inputs) is Uniform
+        and not task.normalise_context
+        and max(task.input_size, task.output_size) * max(task.context_length + 1, task.input_size) * batch_size < 2**32
+    )
+
+
+# Both kinds of batches give (prepare, call): the halves of a Kernel, the second for products in place of weights.
+_Halves = tuple[Callable[..., Any], Callable[..., Any]]
+
+
+def _sampled(task: LinearRegression, batch_size: int, options: dict[str, Any]) -> _Halves:
+    """Batches made inside the call: the draw is the stream's key and the step."""
+    scales = jnp.stack(
+        [jnp.asarray(scale, jnp.float32) for scale in (task.input_scale, task.target_scale, task.noise_std)]
+    )
+
+    def prepare(stream, step):
+        words = jax.random.key_data(stream)
+        if words.shape != (2,):
+            raise ValueError(f"a stream must be a threefry key of two words, got {stream}; use innerloop.keys.root_key")
+        return words, jnp.asarray(step, jnp.int32)
+
+    def call(reduced, initial_weights, draw):
+        return _ffi_call("innerloop_sampled_batch", _results(reduced))(
+            reduced.W_KQ,
+            reduced.W_PV,
+            initial_weights,
+            scales,
+            *draw,
+            options=options,
+            names=STREAM_NAMES,
+            num_tokens=np.int32(task.context_length + 1),
+            batch_size=np.int32(batch_size),
+        )
+
+    return prepare, call
+
+
+def _given(task: Task, batch_size: int, options: dict[str, Any]) -> _Halves:
+    """Batches made by JAX."""
+
+    def prepare(stream, step):
+        return task.draw(jax.random.fold_in(stream, step), batch_size)
+
+    def call(reduced, initial_weights, draw):
+        batch = task.assemble(draw)
+        return _ffi_call("innerloop_given_batch", _results(reduced))(
+            reduced.W_KQ, reduced.W_PV, initial_weights, batch.inputs, batch.targets, options=options
+        )
+
+    return prepare, call
+
+
+def _results(reduced: Products):
+    """Loss and the gradients with respect to the products."""
+    matrices = jax.ShapeDtypeStruct(reduced.W_KQ.shape, jnp.float32)
+    return jax.ShapeDtypeStruct((), jnp.float32), matrices, matrices
+
+
+_ffi_call = partial(jax.ffi.ffi_call, vmap_method="sequential")
+
+
+def _is_wanted() -> bool:
+    """Whether to use the library, by ``INNERLOOP_NATIVE``."""
+    mode = os.environ.get("INNERLOOP_NATIVE", "auto")
+    if mode not in _MODES:
+        raise ValueError(f"INNERLOOP_NATIVE must be one of {', '.join(_MODES)}, got {mode!r}; change or unset it")
+    if mode == "off":
+        return False
+    problem = _load()
+    if problem is None:
+        return True
+    if mode == "required":
+        raise RuntimeError(f"INNERLOOP_NATIVE=required, but {problem}; reinstall innerloop where a C++ compiler is")
+    _warn_once(f"training in JAX, without native kernels: {problem} (INNERLOOP_NATIVE=off silences this)")
+    return False
+
+
+@lru_cache
+def _warn_once(message: str) -> None:
+    warnings.warn(message, stacklevel=4)
+
+
+@lru_cache
+def _load() -> str | None:
+    path = _library_path()
+    if path is None:
+        return f"{_LIBRARY} is not part of this installation"
+    try:
+        library = ctypes.CDLL(str(path))
+        for name in _FUNCTIONS:
+            jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
+    except (OSError, AttributeError) as error:
+        return f"{path} cannot be loaded ({error})"
+    return None
+
+
+def _library_path() -> Path | None:
+    """The library beside this file or, in an editable installation, where the installer put it."""
+    beside = Path(__file__).with_name(_LIBRARY)
+    if beside.exists():
+        return beside
+    try:
+        installed = importlib.metadata.files("innerloop") or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    paths = (Path(str(file.locate())) for file in installed if file.name == _LIBRARY)
+    return next((path for path in paths if path.exists()), None)

@@ -1,0 +1,324 @@
+"""The native kernel against autodiff of the JAX loss in double precision, and its random numbers against JAX's."""
+
+import math
+import os
+import warnings
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import random_weights, relative_difference
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from innerloop.kernels import batch_loss, native, training_kernel
+from innerloop.keys import named_key, root_key
+from innerloop.models import StackConfig
+from innerloop.tasks import LinearRegression
+from innerloop.tokens import ConcatenatedTokens
+
+PROBLEM = native.library_problem()
+pytestmark = pytest.mark.skipif(
+    os.environ.get("INNERLOOP_NATIVE") != "required" and PROBLEM is not None, reason=f"no native kernels: {PROBLEM}"
+)
+STREAM, STEP = root_key(7), jnp.asarray(3, jnp.int32)
+# Largest difference of a gradient's entries over its largest entry. With an active clip, an entry that rounding takes
+# across the edge switches a derivative, so the results differ more.
+TOLERANCE, TOLERANCE_WHEN_CLIPPED = 1e-5, 2e-4
+
+
+@pytest.fixture(autouse=True)
+def wanted(monkeypatch):
+    """These tests are about the native code, whatever the environment asks for."""
+    monkeypatch.setenv("INNERLOOP_NATIVE", "required")
+
+
+def moderate_weights(config: StackConfig, task: LinearRegression, seed: int):
+    """Weights with which a layer changes a token by about as much as there is: no stack explodes or stays linear."""
+    token_size = task.input_size + task.output_size
+    key_size = config.key_size or token_size
+    size = (0.3 / (token_size**1.5 * key_size * (1 + task.context_length / 12) * config.num_heads)) ** 0.25
+    return random_weights(config, token_size, seed, size=size)
+
+
+def initial_weights(task: LinearRegression):
+    values = np.random.default_rng(5).normal(size=(task.output_size, task.input_size))
+    return ConcatenatedTokens(jnp.asarray(values, jnp.float32))
+
+
+def run(config, tokens, task, batch_size, weights, **options):
+    """Loss and gradient by the native kernel."""
+    kernel = native.native_kernel(config, tokens, task, batch_size, **options)
+    assert kernel is not None
+    assert kernel.path == "native"
+    return jax.jit(lambda weights: kernel.loss_and_gradient(weights, kernel.prepare(STREAM, STEP)))(weights)
+
+
+def reference(config, tokens, task, batch_size, weights):
+    """The same in double precision, on the batch that JAX samples in single precision."""
+    batch = task.sample_batch(jax.random.fold_in(STREAM, STEP), batch_size)
+    with jax.enable_x64(True):
+        tokens, weights, batch = jax.tree.map(
+            lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), (tokens, weights, batch)
+        )
+        # Not jitted: every case has shapes of its own, and operation by operation compiles faster.
+        loss, gradient = jax.value_and_grad(batch_loss, argnums=2)(config, tokens, weights, batch)
+        return float(loss), jax.tree.map(np.asarray, gradient)
+
+
+def assert_correct(config, tokens, task, batch_size, weights, **options):
+    loss, gradient = run(config, tokens, task, batch_size, weights, **options)
+    expected_loss, expected = reference(config, tokens, task, batch_size, weights)
+    tolerance = TOLERANCE if config.token_clip is None else TOLERANCE_WHEN_CLIPPED
+    np.testing.assert_allclose(loss, expected_loss, rtol=tolerance)
+    gradient = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), gradient)
+    assert relative_difference(gradient, expected) < tolerance
+
+
+# --- Loss and gradient -----------------------------------------------------------------------------------------------
+
+CONFIGS = st.builds(
+    StackConfig,
+    num_layers=st.sampled_from([1, 2, 4]),
+    tied=st.booleans(),
+    num_heads=st.sampled_from([1, 2]),
+    query_in_keys=st.booleans(),
+    damping=st.sampled_from([1.0, -0.6]),
+    update=st.sampled_from(["all", "targets"]),
+    token_clip=st.sampled_from([None, 0.5]),
+)
+# Inputs, outputs, context, batch: few combinations, because most of the time goes into compiling the reference.
+SIZES = st.sampled_from([(3, 2, 7, 37), (10, 1, 19, 16)])
+VARIANTS = st.fixed_dictionaries(
+    {
+        "noise_std": st.sampled_from([0.0, 0.3]),
+        "input_scale": st.sampled_from([1.0, 1.7]),
+        "target_scale": st.sampled_from([1.0, 0.6]),
+        "normalise_context": st.booleans(),
+    }
+)
+
+
+@given(CONFIGS, SIZES, VARIANTS, st.booleans())
+@settings(max_examples=25, phases=[Phase.generate])  # shrinking would compile for minutes, and options are few
+def test_every_option(config, sizes, variant, has_initial_weights):
+    task = LinearRegression(
+        **dict(zip(("input_size", "output_size", "context_length"), sizes, strict=False)), **variant
+    )
+    tokens = initial_weights(task) if has_initial_weights else ConcatenatedTokens()
+    assert_correct(config, tokens, task, sizes[-1], moderate_weights(config, task, seed=1))
+
+
+# Layers, D = input_size + 1, context: the shapes of the experiments, tile remainders of all kinds, long contexts.
+SHAPES = [(1, 11, 10), (1, 3, 120), (2, 11, 10), (2, 16, 100), (5, 11, 10), (3, 21, 25), (2, 64, 5)]
+
+
+@pytest.mark.parametrize("instruction_set", ["avx512", "avx2", "portable"])
+@pytest.mark.parametrize(("num_layers", "token_size", "context_length"), SHAPES)
+def test_shapes_and_instruction_sets(num_layers, token_size, context_length, instruction_set):
+    require(instruction_set)
+    task = LinearRegression(input_size=token_size - 1, context_length=context_length)
+    for config in (
+        StackConfig(num_layers=num_layers, tied=False),
+        StackConfig(num_layers=num_layers, tied=False, token_clip=10.0),
+    ):
+        weights = moderate_weights(config, task, seed=2)
+        assert_correct(config, ConcatenatedTokens(), task, 19, weights, instruction_set=instruction_set)
+
+
+def require(instruction_set):
+    """Skips where the machine lacks an instruction set."""
+    try:
+        native_words(root_key(0), 1, instruction_set)
+    except jax.errors.JaxRuntimeError:
+        pytest.skip(f"this machine cannot run {instruction_set}")
+
+
+@pytest.mark.parametrize("change", [{"damping": 1.001}, {"token_clip": 0.49}, {"query_in_keys": True}])
+def test_comparison_sees_a_small_change(change):
+    """The control: the battery must not pass for a stack that is a little different."""
+    task, config = LinearRegression(input_size=3, context_length=7), {"num_layers": 2, "token_clip": 0.5}
+    weights = moderate_weights(StackConfig(**config), task, seed=1)
+    _, gradient = run(StackConfig(**(config | change)), ConcatenatedTokens(), task, 37, weights)
+    _, expected = reference(StackConfig(**config), ConcatenatedTokens(), task, 37, weights)
+    gradient = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), gradient)
+    assert relative_difference(gradient, expected) > 2 * TOLERANCE_WHEN_CLIPPED
+
+
+def test_derivative_on_the_edge_of_the_clip():
+    """Entries that the first layer clips lie exactly on the edge in the second, which here changes nothing: 1/2."""
+    task = LinearRegression(input_size=3, input_scale=3.0)
+    config = StackConfig(num_layers=3, tied=False, token_clip=0.9)
+    weights = moderate_weights(config, task, seed=1)
+    weights = eqx.tree_at(lambda tree: tree.attention.W_Q, weights, weights.attention.W_Q.at[1:2].set(0.0))
+    assert_correct(config, ConcatenatedTokens(), task, 37, weights)
+
+
+def test_not_finite_is_reported():
+    """Divergence is seen by the loss and the gradient's norm; lanes without a task must not hide or invent it."""
+    task, config = LinearRegression(input_size=3), StackConfig(num_layers=4)
+    weights = random_weights(config, 4, seed=1, size=1e4)
+    loss, gradient = run(config, ConcatenatedTokens(), task, 5, weights)
+    assert not math.isfinite(loss)
+    assert not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+# --- Bits ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("config", [StackConfig(), StackConfig(num_layers=3, tied=False), StackConfig(token_clip=0.5)])
+def test_any_number_of_threads_gives_the_same_bits(config):
+    task = LinearRegression(input_size=3, context_length=5)
+    weights = moderate_weights(config, task, seed=1)
+    one, *others = [
+        run(config, ConcatenatedTokens(), task, 501, weights, num_threads=count) for count in (1, 2, 3, 2, 2, 0)
+    ]
+    for other in others:
+        jax.tree.map(np.testing.assert_array_equal, other, one)
+
+
+def test_inside_scan_and_map_and_vmap():
+    """The training loop's way of calling, against one call at a time.
+
+    The call's own results agree to the bit; XLA may order the matrix products around it differently in each program.
+    """
+    config, task, steps = StackConfig(num_layers=2), LinearRegression(input_size=3), jnp.arange(3, dtype=jnp.int32)
+    kernel = native.native_kernel(config, ConcatenatedTokens(), task, 21)
+    assert kernel is not None
+    weights, streams = moderate_weights(config, task, seed=1), jnp.stack([root_key(1), root_key(2)])
+
+    def one(stream, step):
+        return kernel.loss_and_gradient(weights, kernel.prepare(stream, step))
+
+    def scanned(stream):
+        return jax.lax.scan(lambda carry, step: (carry, one(stream, step)), 0, steps)[1]
+
+    single = [jax.jit(one)(stream, step) for stream in streams for step in steps]
+    expected = jax.tree.map(lambda *leaves: np.stack(leaves).reshape(2, 3, *leaves[0].shape), *single)
+    for results in (jax.jit(lambda: jax.lax.map(scanned, streams))(), jax.jit(jax.vmap(scanned))(streams)):
+        np.testing.assert_array_equal(results[0], expected[0])
+        assert relative_difference(results[1], expected[1]) < 1e-6
+    losses = np.asarray(expected[0])
+    assert np.unique(losses).size == losses.size
+
+
+def test_denormals_are_left_alone():
+    run(
+        StackConfig(),
+        ConcatenatedTokens(),
+        LinearRegression(),
+        100,
+        moderate_weights(StackConfig(), LinearRegression(), 1),
+    )
+    tiny = np.full(100, 1e-39, np.float32)
+    assert (tiny * np.float32(0.5) > 0).all()
+    assert (jax.jit(lambda x: x * 2)(np.full(100, 1e-37, np.float32)) > 0).all()
+
+
+# --- Random numbers --------------------------------------------------------------------------------------------------
+
+
+def native_words(key, count, instruction_set="best"):
+    call = jax.ffi.ffi_call("innerloop_words", jax.ShapeDtypeStruct((count,), jnp.uint32))
+    return np.asarray(call(jax.random.key_data(key), instruction_set=instruction_set))
+
+
+def native_draw(task, batch_size, instruction_set="best"):
+    shapes = jax.eval_shape(lambda: task.draw(STREAM, batch_size))
+    call = jax.ffi.ffi_call("innerloop_draw", (shapes.inputs, shapes.weights, shapes.noise))
+    names = native.STREAM_NAMES
+    return call(jax.random.key_data(STREAM), STEP, instruction_set=instruction_set, names=names)
+
+
+@pytest.mark.parametrize("instruction_set", ["avx512", "avx2", "portable"])
+def test_words_are_jaxs(instruction_set):
+    require(instruction_set)
+    for key in (root_key(0), root_key(2**32 - 1), named_key(root_key(3), "inputs")):
+        for count in (1, 15, 16, 1027):
+            words = native_words(key, count, instruction_set)
+            np.testing.assert_array_equal(words, jax.random.bits(key, (count,)))
+
+
+@pytest.mark.parametrize("instruction_set", ["avx512", "avx2", "portable"])
+@pytest.mark.parametrize("batch_size", [1, 16, 1003])
+def test_draw_is_the_tasks(instruction_set, batch_size):
+    """Uniform inputs to the bit. Normal numbers to 4 units in the last place: another logarithm."""
+    require(instruction_set)
+    task = LinearRegression(input_size=5, output_size=3, context_length=7, noise_std=0.1)
+    expected = task.draw(jax.random.fold_in(STREAM, STEP), batch_size)
+    inputs, weights, noise = native_draw(task, batch_size, instruction_set)
+    np.testing.assert_array_equal(inputs, expected.inputs)
+    assert expected.noise is not None
+    for ours, jaxs in ((weights, expected.weights), (noise, expected.noise)):
+        np.testing.assert_array_max_ulp(np.asarray(ours), np.asarray(jaxs), maxulp=4)
+    assert batch_size < 1000 or np.abs(noise).max() > math.sqrt(2) * 2.1  # the polynomial for the tails was used
+
+
+def test_sampled_and_given_batches_agree():
+    """The same batch by either door. A subclass may draw anything, so it goes through JAX."""
+
+    class Subclass(LinearRegression):
+        pass
+
+    config, sizes = StackConfig(num_layers=2), {"input_size": 3, "output_size": 2, "noise_std": 0.2}
+    weights = moderate_weights(config, LinearRegression(**sizes), seed=1)
+    tokens = initial_weights(LinearRegression(**sizes))
+    inside, outside = [
+        run(config, tokens, task, 37, weights) for task in (LinearRegression(**sizes), Subclass(**sizes))
+    ]
+    np.testing.assert_allclose(inside[0], outside[0], rtol=1e-6)
+    assert relative_difference(inside[1], outside[1]) < TOLERANCE
+    kernel = native.native_kernel(config, tokens, Subclass(**sizes), 37)
+    assert kernel is not None
+    assert hasattr(kernel.prepare(STREAM, STEP), "inputs")
+
+
+def test_other_generators_are_refused():
+    kernel = native.native_kernel(StackConfig(), ConcatenatedTokens(), LinearRegression(), 8)
+    assert kernel is not None
+    with pytest.raises(ValueError, match="a stream must be a threefry key of two words"):
+        kernel.prepare(jax.random.key(0, impl="rbg"), STEP)
+
+
+# --- The choice ------------------------------------------------------------------------------------------------------
+
+
+def chosen_path():
+    return training_kernel(StackConfig(), ConcatenatedTokens(), LinearRegression(), 8).path
+
+
+@pytest.mark.parametrize(("mode", "path"), [("off", "jax"), ("auto", "native"), ("required", "native")])
+def test_modes(mode, path, monkeypatch):
+    monkeypatch.setenv("INNERLOOP_NATIVE", mode)
+    assert chosen_path() == path
+    monkeypatch.delenv("INNERLOOP_NATIVE")
+    assert chosen_path() == "native"
+
+
+def test_bad_mode(monkeypatch):
+    monkeypatch.setenv("INNERLOOP_NATIVE", "bad")
+    with pytest.raises(ValueError, match="INNERLOOP_NATIVE must be one of required, auto, off, got 'bad'"):
+        chosen_path()
+
+
+def test_double_precision_and_accelerators_use_jax(monkeypatch):
+    with jax.enable_x64(True):
+        assert chosen_path() == "jax"
+    monkeypatch.setattr(native.jax, "default_backend", lambda: "gpu")
+    assert chosen_path() == "jax"
+
+
+def test_without_the_library(monkeypatch):
+    monkeypatch.setattr(native, "_load", lambda: "it is a test")
+    with pytest.raises(RuntimeError, match="INNERLOOP_NATIVE=required, but it is a test"):
+        chosen_path()
+    monkeypatch.setenv("INNERLOOP_NATIVE", "auto")
+    with pytest.warns(UserWarning, match="without native kernels: it is a test"):
+        assert chosen_path() == "jax"
+    with warnings.catch_warnings():  # says so once
+        warnings.simplefilter("error")
+        assert chosen_path() == "jax"
+    monkeypatch.setenv("INNERLOOP_NATIVE", "off")
+    assert chosen_path() == "jax"

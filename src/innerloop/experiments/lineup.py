@@ -47,15 +47,28 @@ class Lineup(NamedTuple):
         Returns:
             Arrays (learner, seed, ...), float64 or as returned, on the host.
         """
-        plain = [_apply(function, learner, *arguments) for learner in self.plain.values()]
-        seeded = [_apply_to_seeds(function, learners, *arguments) for learners in self.seeded.values()]
+        # Learners of one structure (all stacks of one architecture, say) are measured by one program.
+        stacked = {
+            name: jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], learner) for name, learner in self.plain.items()
+        }
+        by_structure: dict[Any, dict[str, Any]] = {}
+        for name, learners in {**stacked, **self.seeded}.items():
+            shapes = tuple((leaf.shape[1:], leaf.dtype) for leaf in jax.tree.leaves(learners))
+            by_structure.setdefault((jax.tree.structure(learners), shapes), {})[name] = learners
+        measured = {}
+        for group in by_structure.values():
+            together = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *group.values())
+            results = jax.tree.map(np.asarray, _apply_to_all(function, together, *arguments))
+            first = 0
+            for name in group:
+                last = first + (1 if name in self.plain else self.num_seeds)
+                measured[name] = jax.tree.map(lambda leaf, first=first, last=last: leaf[first:last], results)
+                first = last
 
         def stack(*leaves):
-            arrays = [np.asarray(leaf) for leaf in leaves]
-            repeated = [np.broadcast_to(array, (self.num_seeds, *array.shape)) for array in arrays[: len(plain)]]
-            return np.stack([*repeated, *arrays[len(plain) :]])
+            return np.stack([np.broadcast_to(leaf, (self.num_seeds, *leaf.shape[1:])) for leaf in leaves])
 
-        return jax.tree.map(stack, *plain, *seeded)
+        return jax.tree.map(stack, *(measured[name] for name in self.names()))
 
 
 @eqx.filter_jit
@@ -65,10 +78,5 @@ def mean_loss(learner: Learner, samples: Sample) -> Float[Array, ""]:
 
 
 @eqx.filter_jit
-def _apply(function, learner, *arguments):
-    return function(learner, *arguments)
-
-
-@eqx.filter_jit
-def _apply_to_seeds(function, learners, *arguments):
+def _apply_to_all(function, learners, *arguments):
     return over_learners(lambda one: function(one, *arguments), learners)

@@ -124,7 +124,7 @@ def final_comparison(here: DeepSetting) -> Variables:
     far = here.interpolated(here.constructed(gamma_factor=0.6))
     controls = {
         "control": align(here.constructed(gamma_factor=NEAR_MISS), here.constructed(), here.held_out),
-        "descent": align(here.descent(), here.constructed(), here.held_out),
+        "descent": align(here.descent_stack(), here.constructed(), here.held_out),
     }
     variables: Variables = {
         "final_loss": (("learner", "seed"), lineup.measure(mean_loss, here.held_out), _LOSS),
@@ -190,7 +190,7 @@ def weight_readings(run: Run, here: DeepSetting) -> Variables:
 
 def _alignments(learners, here: DeepSetting, samples) -> dict[str, np.ndarray]:
     """Measures by name, each (algorithm, seed)."""
-    measured = [_align_seeds(learners, other, samples) for other in (here.descent(), here.constructed())]
+    measured = [_align_seeds(learners, other, samples) for other in (here.descent_stack(), here.constructed())]
     return {name: np.stack([np.asarray(getattr(one, name)) for one in measured]) for name in MEASURES}
 
 

@@ -63,6 +63,11 @@ class DeepSetting(NamedTuple):
             curvature_correction=_of_layers(corrections, self.config),
         )
 
+    def descent_stack(self) -> Transformer:
+        """Tuned gradient descent as weights of the same architecture, with which it shares compiled programs."""
+        rates = self.exact["gradient descent"].learning_rates
+        return Transformer(self.config, self._weights(rates, np.zeros_like(rates)))
+
     def lineup(self) -> Lineup:
         """Everyone, by name."""
         exact = self.exact["gd++"]
@@ -83,10 +88,8 @@ class DeepSetting(NamedTuple):
 
     def stacks(self) -> Lineup:
         """Those that sweeps are run on, all as stacks of one architecture, so that each sweep is compiled once."""
-        rate = self.exact["gradient descent"].learning_rates
-        descent = Transformer(self.config, self._weights(rate, np.zeros_like(rate)))
         plain: dict[str, Learner] = {
-            "gradient descent": descent,
+            "gradient descent": self.descent_stack(),
             "gd++": self.constructed(),
             "control": self.constructed(gamma_factor=NEAR_MISS),
         }

@@ -70,8 +70,10 @@ template <int ROWS, int COLUMNS, Then THEN, class Left, class Right, class Inner
 INNERLOOP_INLINE void tile(Left left, Right right, Inner inner, Vector* out, OutRow out_row) {
   Vector sums[ROWS][COLUMNS];
   INNERLOOP_UNROLL
-  for (int i = 0; i < ROWS; ++i) INNERLOOP_UNROLL
-  for (int k = 0; k < COLUMNS; ++k) sums[i][k] = THEN == Then::add ? out[ptrdiff_t(i) * out_row + k] : Vector{};
+  for (int i = 0; i < ROWS; ++i) {
+    INNERLOOP_UNROLL
+    for (int k = 0; k < COLUMNS; ++k) sums[i][k] = THEN == Then::add ? out[ptrdiff_t(i) * out_row + k] : Vector{};
+  }
   for (int j = 0; j < inner; ++j) {
     Vector right_row[COLUMNS];
     INNERLOOP_UNROLL
@@ -86,8 +88,10 @@ INNERLOOP_INLINE void tile(Left left, Right right, Inner inner, Vector* out, Out
     right.data += right.row;
   }
   INNERLOOP_UNROLL
-  for (int i = 0; i < ROWS; ++i) INNERLOOP_UNROLL
-  for (int k = 0; k < COLUMNS; ++k) out[ptrdiff_t(i) * out_row + k] = sums[i][k];
+  for (int i = 0; i < ROWS; ++i) {
+    INNERLOOP_UNROLL
+    for (int k = 0; k < COLUMNS; ++k) out[ptrdiff_t(i) * out_row + k] = sums[i][k];
+  }
 }
 
 // Size of the next tile along an axis: as large as possible, but the last two share what is left evenly (4 + 3, not

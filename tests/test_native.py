@@ -102,7 +102,7 @@ VARIANTS = st.fixed_dictionaries(
 
 
 @given(CONFIGS, SIZES, VARIANTS, st.booleans())
-@settings(max_examples=25, phases=[Phase.generate])  # shrinking would compile for minutes, and options are few
+@settings(max_examples=16, phases=[Phase.generate])  # shrinking would compile for minutes, and options are few
 def test_every_option(config, sizes, variant, has_initial_weights):
     task = LinearRegression(
         **dict(zip(("input_size", "output_size", "context_length"), sizes, strict=False)), **variant

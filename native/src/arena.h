@@ -1,5 +1,5 @@
-// Working memory in vectors. Taken from a null base it only counts, so that the code that lays out a state also says how
-// much memory it needs.
+// Working memory in vectors. Taken from a null base it only counts, so that the code that lays out a state also says
+// how much memory it needs.
 #pragma once
 
 #include <cstddef>

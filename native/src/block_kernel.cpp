@@ -23,9 +23,7 @@ void run_form(const Problem& problem, int first, int last, void* scratch, float*
   layers.write_sums(sums);
 }
 
-bool moves_tokens(const Problem& problem) {
-  return problem.num_layers == 1 || problem.token_clip < __builtin_inff();
-}
+bool moves_tokens(const Problem& problem) { return problem.num_layers == 1 || problem.token_clip < __builtin_inff(); }
 
 // Code for one token size. The one that is used most, ten inputs and one output, is known when compiling.
 struct Form {

@@ -24,7 +24,8 @@ struct Candidate {
 }  // namespace
 
 const BlockKernel* find_kernel(std::string_view name) {
-  const Candidate candidates[] = {  // widest first
+  const Candidate candidates[] = {
+  // widest first
 #if defined(INNERLOOP_X86)
       {&avx512::kernel, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")},

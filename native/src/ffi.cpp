@@ -170,14 +170,11 @@ auto sampled_batch_binding() {
 }
 
 auto given_batch_binding() {
-  return with_gradients(with_weights(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Attr<Options>("options"))
-                            .Arg<Floats>()
-                            .Arg<Floats>());
+  return with_gradients(
+      with_weights(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Attr<Options>("options")).Arg<Floats>().Arg<Floats>());
 }
 
-auto words_binding() {
-  return ffi::Ffi::Bind().Attr<std::string_view>("instruction_set").Arg<Words>().Ret<Words>();
-}
+auto words_binding() { return ffi::Ffi::Bind().Attr<std::string_view>("instruction_set").Arg<Words>().Ret<Words>(); }
 
 auto draw_binding() {
   return ffi::Ffi::Bind()
@@ -192,7 +189,7 @@ auto draw_binding() {
 
 }  // namespace
 
-// The library exports these symbols and no others.
+// What Python loads by name (innerloop/kernels/native.py).
 #pragma GCC visibility push(default)
 XLA_FFI_DEFINE_HANDLER_SYMBOL(innerloop_sampled_batch, sampled_batch, sampled_batch_binding());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(innerloop_given_batch, given_batch, given_batch_binding());

@@ -9,8 +9,8 @@
 namespace innerloop::INNERLOOP_TARGET {
 
 // The first K - 2 layers form M and S'. The last two need neither: all that is asked of them are products with 1 + 2
-// vectors per head, and M u = u + sum_h A_h S C_h u takes only matrix-vector products (`through_M`). Their gradients have low
-// rank: with pairs (a_r, b_r)
+// vectors per head, and M u = u + sum_h A_h S C_h u takes only matrix-vector products (`through_M`). Their gradients
+// have low rank: with pairs (a_r, b_r)
 //
 //     (x, dx'), (S M q_h, w_h), (S M w_h, q_h),    dM = sum_r a_r b_r^T,
 //
@@ -19,8 +19,13 @@ template <int SIZE>  // of a token; 0 if only known when running
 class GramForm {
  public:
   GramForm(const Problem& problem, const Layers& layers, Arena& arena)
-      : problem_(problem), layers_(layers), last_layer_(problem, layers, arena), reader_(problem, arena),
-        size_(problem.token_size), heads_(problem.num_heads), pairs_(1 + 2 * problem.num_heads),
+      : problem_(problem),
+        layers_(layers),
+        last_layer_(problem, layers, arena),
+        reader_(problem, arena),
+        size_(problem.token_size),
+        heads_(problem.num_heads),
+        pairs_(1 + 2 * problem.num_heads),
         square_(size_ * size_) {
     const size_t full_layers = problem.num_layers - 2;  // all but the last two
     piece_ = arena.take(PIECE * size_);
@@ -178,7 +183,8 @@ class GramForm {
     multiply(matrix(SM(layer), size_), matrix(dS_, size_), size_, dM_);
     multiply<Then::add>(matrix(x(layer), Size<1>()), matrix(dx_, size_), size_, Size<1>(), size_, dM_, size_);
     for (int head = 0; head < heads_; ++head) {
-      multiply<Then::add>(matrix(dM_, size_), transposed(SC(layer, head), size_), size_, layers_.A_gradient(layer, head));
+      multiply<Then::add>(matrix(dM_, size_), transposed(SC(layer, head), size_), size_,
+                          layers_.A_gradient(layer, head));
       multiply(transposed(layers_.A(layer, head), size_), matrix(dM_, size_), size_, product_);
       multiply<Then::add>(matrix(S(layer), size_), matrix(product_, size_), size_, layers_.C_gradient(layer, head));
       if (layer == 0) continue;

@@ -28,7 +28,10 @@ template <int SIZE>
 class LastLayer {
  public:
   LastLayer(const Problem& problem, const Layers& layers, Arena& arena)
-      : problem_(problem), layers_(layers), layer_(problem.num_layers - 1), size_(problem.token_size),
+      : problem_(problem),
+        layers_(layers),
+        layer_(problem.num_layers - 1),
+        size_(problem.token_size),
         errors_(arena.take(problem.output_size)) {}
 
   // q = A_h^T x.
@@ -59,8 +62,8 @@ class LastLayer {
 
   // w = C_h error.
   void weigh(int head, Vector* w) const {
-    apply(matrix(layers_.C(layer_, head), size_).shifted(0, problem_.input_size), errors_, size_,
-          problem_.output_size, w);
+    apply(matrix(layers_.C(layer_, head), size_).shifted(0, problem_.input_size), errors_, size_, problem_.output_size,
+          w);
   }
 
   // From v_h = S w_h of all heads: the gradient of A and of the query token.

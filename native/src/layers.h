@@ -11,8 +11,11 @@ namespace innerloop::INNERLOOP_TARGET {
 class Layers {
  public:
   Layers(const Problem& problem, Arena& arena)
-      : problem_(problem), count_(size_t(problem.num_distinct_layers) * problem.num_heads * square()),
-        loss_(arena.take(1)), A_gradients_(arena.take(count_)), C_gradients_(arena.take(count_)) {}
+      : problem_(problem),
+        count_(size_t(problem.num_distinct_layers) * problem.num_heads * square()),
+        loss_(arena.take(1)),
+        A_gradients_(arena.take(count_)),
+        C_gradients_(arena.take(count_)) {}
 
   void clear() {
     *loss_ = Vector{};

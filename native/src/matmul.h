@@ -1,7 +1,7 @@
 // Small matrix products, one independent product per lane, in register tiles.
 //
-// An operand is a pointer and two strides, so a transpose costs nothing. An operand of vectors is another matrix in every
-// lane, one of floats the same matrix in all of them (weights).
+// An operand is a pointer and two strides, so a transpose costs nothing. An operand of vectors is another matrix in
+// every lane, one of floats the same matrix in all of them (weights).
 #pragma once
 
 #include <cstddef>
@@ -70,9 +70,10 @@ template <int ROWS, int COLUMNS, Then THEN, class Left, class Right, class Inner
 INNERLOOP_INLINE void tile(Left left, Right right, Inner inner, Vector* out, OutRow out_row) {
   Vector sums[ROWS][COLUMNS];
   INNERLOOP_UNROLL
-  for (int i = 0; i < ROWS; ++i)
+  for (int i = 0; i < ROWS; ++i) {
     INNERLOOP_UNROLL
     for (int k = 0; k < COLUMNS; ++k) sums[i][k] = THEN == Then::add ? out[ptrdiff_t(i) * out_row + k] : Vector{};
+  }
   for (int j = 0; j < inner; ++j) {
     Vector right_row[COLUMNS];
     INNERLOOP_UNROLL
@@ -87,9 +88,10 @@ INNERLOOP_INLINE void tile(Left left, Right right, Inner inner, Vector* out, Out
     right.data += right.row;
   }
   INNERLOOP_UNROLL
-  for (int i = 0; i < ROWS; ++i)
+  for (int i = 0; i < ROWS; ++i) {
     INNERLOOP_UNROLL
     for (int k = 0; k < COLUMNS; ++k) out[ptrdiff_t(i) * out_row + k] = sums[i][k];
+  }
 }
 
 // Size of the next tile along an axis: as large as possible, but the last two share what is left evenly (4 + 3, not
@@ -99,8 +101,8 @@ INNERLOOP_INLINE constexpr int tile_size(int left_over, int largest) {
   return left_over >= 2 * largest ? largest : (left_over + 1) / 2;
 }
 
-// Largest tiles of a product. Of a symmetric product, UPPER computes only the tiles that touch the upper triangle, which
-// are square.
+// Largest tiles of a product. Of a symmetric product, UPPER computes only the tiles that touch the upper triangle,
+// which are square.
 template <bool UPPER, class Columns>
 struct Tiling {
   static constexpr bool IS_COLUMN = std::is_same_v<Columns, Size<1>>;
@@ -109,7 +111,8 @@ struct Tiling {
 };
 
 // All tiles of a product of known size, from (I, K) on, one after the other in one function.
-template <Then THEN, bool UPPER, int ROWS, int COLUMNS, int I, int K, class Left, class Right, class Inner, class OutRow>
+template <Then THEN, bool UPPER, int ROWS, int COLUMNS, int I, int K, class Left, class Right, class Inner,
+          class OutRow>
 INNERLOOP_INLINE void known_tiles(Left left, Right right, Inner inner, Vector* out, OutRow out_row) {
   using Largest = Tiling<UPPER, Size<COLUMNS>>;
   constexpr int height = tile_size(ROWS - I, Largest::HEIGHT), width = tile_size(COLUMNS - K, Largest::WIDTH);

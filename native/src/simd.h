@@ -95,9 +95,10 @@ INNERLOOP_INLINE float sum_of_lanes(Vector a) {
   float lanes[LANES];
   std::memcpy(lanes, &a, sizeof a);
   INNERLOOP_UNROLL
-  for (int half = LANES / 2; half > 0; half /= 2)
+  for (int half = LANES / 2; half > 0; half /= 2) {
     INNERLOOP_UNROLL
     for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
+  }
   return lanes[0];
 }
 

@@ -1,5 +1,5 @@
-// JAX's random words: threefry2x32 with twenty rounds (Salmon et al., Parallel random numbers: as easy as 1, 2, 3, 2011)
-// in its "partitionable" arrangement, where word i of a key is the xor of both halves of the block (0, i).
+// JAX's random words: threefry2x32 with twenty rounds (Salmon et al., Parallel random numbers: as easy as 1, 2, 3,
+// 2011) in its "partitionable" arrangement, where word i of a key is the xor of both halves of the block (0, i).
 #pragma once
 
 #include "problem.h"
@@ -7,9 +7,9 @@
 
 namespace innerloop::INNERLOOP_TARGET {
 
-// Vectors in flight at once. The twenty rounds form one chain of dependent instructions; a single chain would leave most
-// of the machine idle (measured with AVX-512: two chains cost twice as much per word as eight). Without AVX-512 there are
-// sixteen registers, which hold four chains.
+// Vectors in flight at once. The twenty rounds form one chain of dependent instructions; a single chain would leave
+// most of the machine idle (measured with AVX-512: two chains cost twice as much per word as eight). Without AVX-512
+// there are sixteen registers, which hold four chains.
 constexpr int CHAINS = INNERLOOP_LANES == 16 ? 8 : 4;
 
 template <int BITS>

@@ -13,9 +13,16 @@ template <int SIZE>  // of a token; 0 if only known when running
 class TokenForm {
  public:
   TokenForm(const Problem& problem, const Layers& layers, Arena& arena)
-      : problem_(problem), layers_(layers), last_layer_(problem, layers, arena), reader_(problem, arena),
-        size_(problem.token_size), heads_(problem.num_heads), tokens_count_(problem.num_tokens),
-        keys_(problem.num_keys), square_(size_ * size_), tokens_size_(tokens_count_ * size_) {
+      : problem_(problem),
+        layers_(layers),
+        last_layer_(problem, layers, arena),
+        reader_(problem, arena),
+        size_(problem.token_size),
+        heads_(problem.num_heads),
+        tokens_count_(problem.num_tokens),
+        keys_(problem.num_keys),
+        square_(size_ * size_),
+        tokens_size_(tokens_count_ * size_) {
     const size_t full_layers = problem.num_layers - 1;  // all but the last
     tokens_ = arena.take(tokens_size_ * (full_layers + 1));
     derivatives_ = arena.take(tokens_size_ * full_layers);
@@ -115,7 +122,8 @@ class TokenForm {
     const Vector* E = tokens(layer);
     multiply(transposed(E, size_), matrix(gradient_, size_), size_, tokens_count_, size_, dM_, size_);
     for (int head = 0; head < heads_; ++head) {
-      multiply<Then::add>(matrix(dM_, size_), transposed(SC(layer, head), size_), size_, layers_.A_gradient(layer, head));
+      multiply<Then::add>(matrix(dM_, size_), transposed(SC(layer, head), size_), size_,
+                          layers_.A_gradient(layer, head));
       multiply(transposed(layers_.A(layer, head), size_), matrix(dM_, size_), size_, product_);
       multiply<Then::add>(matrix(S(layer), size_), matrix(product_, size_), size_, layers_.C_gradient(layer, head));
       if (layer == 0) continue;

@@ -48,8 +48,8 @@ class TokenReader {
     visit(input_stream(problem_), first, last, first_task_, [&](int input, int token, Words words) {
       tokens[(token - first) * size_ + input] = data.input_scale * centred_uniform(words);
     });
-    multiply(matrix(tokens, size_), transposed(task_weights_, Size<0>(inputs)), last - first, inputs, problem_.output_size,
-             tokens + inputs, size_);
+    multiply(matrix(tokens, size_), transposed(task_weights_, Size<0>(inputs)), last - first, inputs,
+             problem_.output_size, tokens + inputs, size_);
     const int context = problem_.num_tokens - 1;
     if (data.noise_std > 0) {
       visit(noise_stream(problem_), first, last < context ? last : context, first_task_,
@@ -59,8 +59,7 @@ class TokenReader {
     }
     if (num_tasks_ < LANES) {
       const Mask is_task = lane_numbers() < broadcast(uint32_t(num_tasks_));
-      for (int entry = 0; entry < (last - first) * size_; ++entry)
-        tokens[entry] = is_task ? tokens[entry] : Vector{};
+      for (int entry = 0; entry < (last - first) * size_; ++entry) tokens[entry] = is_task ? tokens[entry] : Vector{};
     }
   }
 

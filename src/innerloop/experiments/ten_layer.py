@@ -12,7 +12,9 @@ from innerloop.experiments.deep import (
     SIZES,
     STAGES,
     alignment_claims,
+    exact_claims,
     loss_claims,
+    loss_note,
     measure,
     reading_claims,
     training_figure,
@@ -61,6 +63,7 @@ def analyse(preset: Preset, runs: Mapping[str, Run], stage: Stage) -> Results:
     claims = [
         *loss_claims(data, "Fig 7", interpolates=True),
         *alignment_claims(data, "Fig 7"),
+        *exact_claims(data, "beyond the paper"),
         *reading_claims(data, "Fig 7", gamma=GAMMA, published="as GD++"),
         _five_layers_claim(data),
     ]
@@ -88,12 +91,7 @@ def _five_layers_claim(data: xr.Dataset) -> Claim:
 
 
 def _notes(preset: Preset, runs: Mapping[str, Run], data: xr.Dataset) -> list[str]:
-    loss = data["final_loss"].isel(seed=0)
-    notes = [
-        f"On the held-out tasks GD++ has {float(loss.sel(learner='gd++')):.4f} as tuned by the published protocol and "
-        f"{float(loss.sel(learner='gd++, tuned exactly')):.4f} tuned exactly; the trained stacks have "
-        f"{float(data['final_loss'].sel(learner='trained').mean()):.4f}."
-    ]
+    notes = [loss_note(data)]
     if preset == "quick":
         recipe, tuning = runs[STACK].recipe, runs[TUNING].recipe
         notes.append(

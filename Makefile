@@ -7,12 +7,14 @@ READY  := $(VENV)/.ready
 NATIVE := $(wildcard native/CMakeLists.txt native/src/*)
 OUT    ?= results
 PRESET ?= quick
+EXPERIMENT ?= one-layer
 
 .PHONY: help setup reproduce test test-slow check format bench docs clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make reproduce   train, measure and draw the paper's Figure 2 into $(OUT)/one-layer (PRESET=smoke|quick|paper)"
+	@echo "make reproduce   train, measure and draw the paper's Figure 2 into $(OUT)/one-layer"
+	@echo "                 (PRESET=smoke|quick|paper, EXPERIMENT=two-layer|five-layer|..; 'innerloop list' has them all)"
 	@echo "make test        run the tests"
 	@echo "make test-slow   run the slow scientific checks"
 	@echo "make check       lint and type-check (ruff, pyright)"
@@ -28,7 +30,7 @@ $(READY): pyproject.toml $(NATIVE)
 	@touch $(READY)
 
 reproduce: setup
-	$(BIN)/innerloop reproduce one-layer --preset $(PRESET) --out $(OUT)
+	$(BIN)/innerloop reproduce $(EXPERIMENT) --preset $(PRESET) --out $(OUT)
 
 test: setup
 	$(BIN)/python -m pytest -n auto --dist loadfile

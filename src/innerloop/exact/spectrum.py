@@ -130,33 +130,49 @@ def gradient_descent_losses(
     else:
         corrections = damping * jnp.asarray(curvature_corrections, dtype=eigenvalues.dtype)
 
-    left = unlearned(eigenvalues, step_sizes, corrections)  # (steps + 1, tasks, input_size)
-    error = task.target_scale**2 * left**2
-    if task.noise_std > 0:
-        error = error + task.noise_std**2 * fitted_noise(eigenvalues, left) ** 2
-    return task.output_size / 2 * jnp.sum(moments * error, axis=-1)
+    def losses(unlearned: Unlearned):
+        error = task.target_scale**2 * unlearned.left**2 + task.noise_std**2 * unlearned.noise(eigenvalues) ** 2
+        return task.output_size / 2 * jnp.sum(moments * error, axis=-1)
+
+    def step(unlearned: Unlearned, numbers):
+        unlearned = unlearned.after_step(eigenvalues, *numbers)
+        return unlearned, losses(unlearned)
+
+    # Reduced inside the scan: XLA's CPU backend (jaxlib 0.10.2) was seen to compile the reduction of the whole
+    # trajectory of r, put behind the initial ones, into a program that returned the initial loss for every step.
+    start = Unlearned.everything(eigenvalues)
+    _, later = jax.lax.scan(step, start, (step_sizes, corrections))
+    return jnp.concatenate([losses(start)[None], later])
 
 
-def unlearned(
-    eigenvalues: Float[Array, "*shape"], step_sizes: Float[Array, " steps"], corrections: Float[Array, " steps"]
-) -> Float[Array, "steps_plus_1 *shape"]:
-    """r: what is left to learn along each eigenvector, before the first and after every step with c and gamma."""
+class Unlearned(eqx.Module):
+    """What is left to learn along each eigenvector.
 
-    def step(carry, numbers):
-        left, moved = carry
-        step_size, correction = numbers
-        left = left * (1 - step_size * moved)
-        return (left, moved * (1 - correction * moved) ** 2), left
+    Attributes:
+        left: r.
+        shrunk: the product of all 1 - gamma l so far; the eigenvalue is l shrunk^2 now.
+        learned_per_eigenvalue: (1 - r) / l, summed up step by step: as a difference it would be rounding at small l.
+    """
 
-    ones = jnp.ones_like(eigenvalues)
-    _, left = jax.lax.scan(step, (ones, eigenvalues), (step_sizes, corrections))
-    return jnp.concatenate([ones[None], left])
+    left: Float[Array, "*shape"]
+    shrunk: Float[Array, "*shape"]
+    learned_per_eigenvalue: Float[Array, "*shape"]
 
+    @classmethod
+    def everything(cls, eigenvalues: Float[Array, "*shape"]) -> "Unlearned":
+        """Before the first step."""
+        ones = jnp.ones_like(eigenvalues)
+        return cls(ones, ones, jnp.zeros_like(eigenvalues))
 
-def fitted_noise(
-    eigenvalues: Float[Array, "*shape"], left: Float[Array, "*steps_and_shape"]
-) -> Float[Array, "*steps_and_shape"]:
-    """(1 - r) / sqrt(l): how much of unit noise on the targets has been learned; it vanishes with l, as 1 - r does."""
-    is_positive = eigenvalues > 0
-    root = jnp.sqrt(jnp.where(is_positive, eigenvalues, jnp.ones_like(eigenvalues)))
-    return jnp.where(is_positive, (1 - left) / root, jnp.zeros_like(left))
+    def after_step(self, eigenvalues: Float[Array, "*shape"], step_size, correction) -> "Unlearned":
+        """After a step with c and gamma; ``eigenvalues`` are the original ones."""
+        moved = eigenvalues * self.shrunk**2
+        return Unlearned(
+            self.left * (1 - step_size * moved),
+            self.shrunk * (1 - correction * moved),
+            self.learned_per_eigenvalue + self.left * step_size * self.shrunk**2,
+        )
+
+    def noise(self, eigenvalues: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """(1 - r) / sqrt(l): how much of unit noise on the targets has been learned."""
+        return self.learned_per_eigenvalue * jnp.sqrt(eigenvalues)

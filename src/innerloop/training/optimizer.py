@@ -89,10 +89,11 @@ def _whitened(
     """Runs an optimiser with a line search on whitened weights."""
     plain, whitened = _metrics(task)
 
-    def init(parameters):
-        return optimizer.init(whitened(parameters))
+    def init(params):
+        return optimizer.init(whitened(params))
 
-    def update(updates, state, params=None, *, value, grad, value_fn, **_):
+    def update(updates, state, params=None, **search):
+        value, grad, value_fn = search["value"], search["grad"], search["value_fn"]
         here = whitened(params)
 
         def whitened_loss(parameters):

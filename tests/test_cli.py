@@ -59,6 +59,9 @@ def call(capsys, *arguments: str) -> tuple[int, str, str]:
         ("train --initial-weights 3", "--initial-weights"),
         ("train --model.num-layer 2", "--model.num-layers"),
         ("train --recipe nowhere.json", "cannot read 'nowhere.json'"),
+        ("train --loss expected --model.num-layers 2", "model.num_layers must be 1 for the expected loss, got 2"),
+        ("train --loss expected --optimizer.method lbfgs", "needs gradient_clip None"),
+        ("train --optimizer.method lbfgs --optimizer.gradient-clip None", 'needs loss="expected"'),
         ("show nothing", "no run 'nothing'"),
         ("list --all", "--all"),
     ],
@@ -94,6 +97,13 @@ def test_train_show_and_train_again_from_the_stored_recipe(capsys, tmp_path):
     code, _, _ = call(capsys, "train", "--recipe", str(run / "recipe.json"), "--out", str(tmp_path))
     assert code == 0
     assert (run / "complete.json").stat().st_mtime_ns == before, "a stored run was trained again"
+
+
+def test_exact_training_from_the_command_line(capsys, tmp_path):
+    exact = ["--loss", "expected", "--optimizer.method", "lbfgs", "--optimizer.gradient-clip", "None"]
+    code, out, _ = call(capsys, "train", *TINY, *exact, "--dtype", "float64", "--out", str(tmp_path))
+    assert code == 0
+    assert "-expected" in out
 
 
 def test_damaged_run_is_one_line_and_nothing_is_lost(capsys, tmp_path):

@@ -1,6 +1,7 @@
 """The recipe and its canonical JSON: round trips, one text per recipe, strict reading, the published rules."""
 
 import copy
+import dataclasses
 import json
 import math
 import subprocess
@@ -13,7 +14,15 @@ from hypothesis import strategies as st
 
 from innerloop.models import StackConfig
 from innerloop.tasks import INPUT_DISTRIBUTIONS, Gaussian, LinearRegression
-from innerloop.training import OptimizerConfig, Recipe, published, published_tuning, recipe_from_json, recipe_to_json
+from innerloop.training import (
+    OptimizerConfig,
+    Recipe,
+    expected,
+    published,
+    published_tuning,
+    recipe_from_json,
+    recipe_to_json,
+)
 
 # Beartype looks at random entries of long tuples, also when a strategy builds a recipe.
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
@@ -58,13 +67,19 @@ def recipes(draw):
         update=draw(st.sampled_from(["all", "targets"])),
         token_clip=draw(st.none() | above_zero),
     )
+    is_expected = draw(st.booleans())
+    if is_expected:  # where the expected loss covers
+        task = dataclasses.replace(task, normalise_context=False)
+        model = dataclasses.replace(model, num_layers=1, query_in_keys=False, token_clip=None)
+    method = draw(st.sampled_from(["adamw", "lbfgs"])) if is_expected else "adamw"
     optimizer = OptimizerConfig(
+        method=method,
         learning_rate=draw(above_zero),
         b1=draw(below_one),
         b2=draw(below_one),
         eps=draw(at_least_zero),
-        weight_decay=draw(at_least_zero),
-        gradient_clip=draw(st.none() | above_zero),
+        weight_decay=0.0 if method == "lbfgs" else draw(at_least_zero),
+        gradient_clip=None if method == "lbfgs" else draw(st.none() | above_zero),
     )
     is_one_full_head = model.num_heads == 1 and model.key_size is None
     rows = st.tuples(*[st.tuples(*[finite] * input_size)] * output_size)
@@ -72,7 +87,8 @@ def recipes(draw):
         task=task,
         model=model,
         optimizer=optimizer,
-        initial_weights=draw(st.none() | rows),
+        loss="expected" if is_expected else "sampled",
+        initial_weights=None if is_expected else draw(st.none() | rows),
         gd_plus_plus_from=draw(st.none() | st.tuples(finite, finite)) if is_one_full_head else None,
         init_scale=draw(above_zero),
         num_steps=draw(sizes),
@@ -206,6 +222,7 @@ MISFITS = {
     ("evaluation_tasks",): (0, "evaluation_tasks must be"),
     ("dtype",): [("float16", "float16.*recipe.dtype"), (32, "recipe.dtype")],
     ("matmul_precision",): ("low", "low.*recipe.matmul_precision"),
+    ("loss",): [("exact", "exact.*recipe.loss"), (None, "recipe.loss")],
     ("initial_weights",): [
         ([], "initial_weights must have 1 row"),
         ([[1.0]], "initial_weights must have 1 row.* of 2"),
@@ -253,6 +270,10 @@ MISFITS = {
     ("model", "update"): ("inputs", "inputs.*recipe.model.update"),
     ("model", "token_clip"): [(0.0, "model.token_clip must be"), ("10", "float.*recipe.model.token_clip")],
     ("optimizer",): ([1], "recipe.optimizer"),
+    ("optimizer", "method"): [
+        ("adam", "adam.*recipe.optimizer.method"),
+        ("lbfgs", "lbfgs.*needs gradient_clip None.*recipe.optimizer"),
+    ],
     ("optimizer", "learning_rate"): [(0.0, "optimizer.learning_rate must be"), (-1, "optimizer.learning_rate must be")],
     ("optimizer", "b1"): [(1.0, "optimizer.b1 must be below 1"), (-0.1, "optimizer.b1 must be")],
     ("optimizer", "b2"): [(1, "optimizer.b2 must be below 1"), (math.nan, "optimizer.b2 must be")],
@@ -357,3 +378,13 @@ def test_published_tuning(num_layers, tied):
     other = published_tuning(num_layers=2, task=task, learning_rate=4.9, num_steps=11, seeds=(13, 17))
     assert (other.task, other.num_steps, other.seeds) == (task, 11, (13, 17))
     assert other.gd_plus_plus_from == pytest.approx((4.9, 0.1))
+
+
+def test_expected():
+    """L-BFGS in double precision on the expected loss; the rest as published."""
+    task = LinearRegression(context_length=7)
+    recipe = expected(task=task, num_heads=2, num_steps=11, seeds=(13,))
+    assert (recipe.task, recipe.model, recipe.num_steps, recipe.seeds) == (task, StackConfig(num_heads=2), 11, (13,))
+    assert (recipe.loss, recipe.optimizer.method, recipe.dtype) == ("expected", "lbfgs", "float64")
+    assert recipe.init_scale == published().init_scale
+    assert expected().task == published().task

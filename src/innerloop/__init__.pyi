@@ -22,8 +22,11 @@ from .constructions import gradient_descent_plus_plus_transformer as gradient_de
 from .constructions import gradient_descent_plus_plus_weights as gradient_descent_plus_plus_weights
 from .constructions import gradient_descent_transformer as gradient_descent_transformer
 from .constructions import gradient_descent_weights as gradient_descent_weights
+from .exact import OneLayerLoss as OneLayerLoss
 from .exact import gradient_descent_losses as gradient_descent_losses
+from .exact import one_layer_loss as one_layer_loss
 from .exact import one_step_loss as one_step_loss
+from .exact import optimal_layer as optimal_layer
 from .exact import optimal_learning_rate as optimal_learning_rate
 from .exact import sample_spectra as sample_spectra
 from .exact import tune as tune
@@ -56,6 +59,7 @@ from .tasks import other_input_distributions as other_input_distributions
 from .tokens import ConcatenatedTokens as ConcatenatedTokens
 from .training import OptimizerConfig as OptimizerConfig
 from .training import Recipe as Recipe
+from .training import expected as expected
 from .training import published as published
 from .training import published_tuning as published_tuning
 from .training import recipe_from_json as recipe_from_json

@@ -121,6 +121,7 @@ def name_of(recipe: Recipe) -> str:
     task, model = recipe.task, recipe.model
     kind = "tied" if model.tied else "untied"
     trained = "" if recipe.gd_plus_plus_from is None else "-gd++"
+    trained += "-expected" if recipe.loss == "expected" else ""
     label = f"{model.num_layers}-{kind}-N{task.context_length}-d{task.input_size}{trained}"
     with numerics(recipe):
         kernel_path = recipe_kernel(recipe).path
@@ -210,7 +211,7 @@ def _write_results(folder: RunFolder, recipe: Recipe, state: TrainingState, hist
     tensors = {**_to_tensors("weights", final), **_to_tensors("snapshots", stacked.weights)}
     write_tensors(folder.file(WEIGHTS), tensors)
     by_step = {
-        "train_loss": (stacked.train_loss, "half squared error, mean over the chunk's batches"),
+        "train_loss": (stacked.train_loss, "half squared error, mean over the chunk's steps"),
         "gradient_norm": (stacked.gradient_norm, "global norm before clipping, mean over the chunk"),
         "evaluation_loss": (stacked.evaluation_loss, "half squared error on the held-out tasks"),
     }

@@ -46,7 +46,7 @@ def print_run(run: "Run", path: Path, console: "Console") -> None:
     from innerloop.analysis import read_layers
     from innerloop.exact import one_step_loss, optimal_learning_rate
     from innerloop.models import products
-    from innerloop.training import recipe_to_json
+    from innerloop.training import numerics, recipe_to_json
 
     console.print(f"[bold]{run.name}[/bold]  {path}", highlight=False)
     console.print(json.dumps(json.loads(recipe_to_json(run.recipe))), style="dim", highlight=False)
@@ -73,6 +73,7 @@ def print_run(run: "Run", path: Path, console: "Console") -> None:
             highlight=False,
         )
     if run.recipe.model.num_layers == 1 and run.recipe.model.num_heads == 1 and not run.diverged():
-        reading = read_layers(products(run.weights), run.recipe.task.input_size)
+        with numerics(run.recipe):
+            reading = read_layers(products(run.weights), run.recipe.task.input_size)
         sizes = ", ".join(f"{size:.5f}" for size in np.asarray(reading.step_size).ravel())
         console.print(f"the trained weights say c = {sizes}", highlight=False)

@@ -1,5 +1,6 @@
 """Expected losses and optima in closed form or from spectra: no samples of targets, no noise in the answer."""
 
+from innerloop.exact.one_layer import OneLayerLoss, check_one_layer, one_layer_loss, optimal_layer
 from innerloop.exact.one_step import (
     OneStepLoss,
     one_step_loss,
@@ -11,14 +12,18 @@ from innerloop.exact.spectrum import Spectra, context_spectra, gradient_descent_
 from innerloop.exact.tuning import Tuned, TuningSpectra, tune, tuning_spectra
 
 __all__ = [
+    "OneLayerLoss",
     "OneStepLoss",
     "Spectra",
     "Tuned",
     "TuningSpectra",
+    "check_one_layer",
     "context_spectra",
     "gradient_descent_losses",
+    "one_layer_loss",
     "one_step_loss",
     "one_step_parabola",
+    "optimal_layer",
     "optimal_learning_rate",
     "pool",
     "sample_spectra",

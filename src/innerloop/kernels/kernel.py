@@ -8,7 +8,8 @@ gradient)``. It comes in two halves, because a loop that carries the next step's
     loss_and_gradient(weights, draw) -> (loss, gradient)
 
 The sum over tasks happens inside. `training_kernel` chooses the implementation; the native one lets ``prepare`` return
-the key itself where it can, and makes its data inside the second call.
+the key itself where it can, and makes its data inside the second call. `innerloop.kernels.expected_kernel` is of the
+same kind but draws nothing: its loss is the expectation over all tasks.
 """
 
 from collections.abc import Callable
@@ -32,11 +33,14 @@ class Kernel(NamedTuple):
         prepare: ``(stream key, step) -> draw``.
         loss_and_gradient: ``(weights, draw) -> (loss, gradient)``; half squared error summed over outputs, mean over
             tasks.
+        loss: ``weights -> loss``, where the loss is the same function at every step, so that a line search may follow
+            it; None for kernels that sample.
     """
 
     path: str
     prepare: Callable[[Key[Array, ""], Int[Array, ""]], Any]
     loss_and_gradient: Callable[[StackWeights, Any], tuple[Float[Array, ""], StackWeights]]
+    loss: Callable[[StackWeights], Float[Array, ""]] | None = None
 
 
 def training_kernel(config: StackConfig, tokens: ConcatenatedTokens, task: Task, batch_size: int) -> Kernel:

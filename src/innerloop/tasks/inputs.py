@@ -35,8 +35,15 @@ class InputDistribution(eqx.Module):
         """L = E x x^T, not centred."""
 
     @abc.abstractmethod
+    def fourth_moment_tensor(self, input_size: int) -> Float[np.ndarray, "input_size input_size input_size input_size"]:
+        """E x_i x_j x_k x_l, which the expected loss of a layer of attention needs."""
+
     def fourth_moment(self, input_size: int) -> Float[np.ndarray, "input_size input_size"]:
-        """Q = E |x|^2 x x^T, the only fourth moment that one gradient-descent step needs."""
+        """Q = E |x|^2 x x^T, the only fourth moment that one gradient-descent step needs.
+
+        A contraction of the tensor; override it where a formula spares the tensor.
+        """
+        return np.einsum("ijkk->ij", self.fourth_moment_tensor(input_size))
 
 
 class IndependentInputs(InputDistribution):
@@ -63,6 +70,15 @@ class IndependentInputs(InputDistribution):
             diagonal=fourth + (input_size - 1) * second**2,
             off_diagonal=2 * third * first + (input_size - 2) * second * first**2,
         )
+
+    def fourth_moment_tensor(self, input_size: int) -> Float[np.ndarray, "input_size input_size input_size input_size"]:
+        """Per coordinate, the raw moment of the power with which it occurs among i, j, k and l."""
+        moments = np.array([1.0, *self.raw_moments()])
+        indices = np.indices((input_size,) * 4, dtype=np.int16)
+        tensor = np.ones((input_size,) * 4)
+        for coordinate in range(input_size):
+            tensor *= moments[np.sum(indices == coordinate, axis=0)]
+        return tensor
 
 
 def _filled(size: int, *, diagonal: float, off_diagonal: float) -> np.ndarray:
@@ -166,6 +182,11 @@ class Gaussian(InputDistribution):
         """tr(L) L + 2 L^2, by Isserlis' theorem."""
         covariance = self._matrix(input_size)
         return np.trace(covariance) * covariance + 2 * covariance @ covariance
+
+    def fourth_moment_tensor(self, input_size):
+        """L_ij L_kl + L_ik L_jl + L_il L_jk, by Isserlis' theorem."""
+        pairs = np.multiply.outer(covariance := self._matrix(input_size), covariance)
+        return pairs + pairs.transpose(0, 2, 1, 3) + pairs.transpose(0, 2, 3, 1)
 
 
 INPUT_DISTRIBUTIONS: dict[str, type[InputDistribution]] = {

@@ -109,14 +109,26 @@ class LinearRegression(Task):
         Raises:
             ValueError: with ``normalise_context``, where inputs depend on each other and no closed form is known.
         """
-        if self.normalise_context:
-            raise ValueError("task.normalise_context must be False for closed-form moments; estimate the loss instead")
+        self._check_moments()
         size, scale = self.input_size, float(self.input_scale)
         return InputMoments(
             scale * self.inputs.mean(size),
             scale**2 * self.inputs.second_moment(size),
             scale**4 * self.inputs.fourth_moment(size),
         )
+
+    def fourth_moment_tensor(self) -> Float[np.ndarray, "input_size input_size input_size input_size"]:
+        """E x_i x_j x_k x_l of one input vector, scale included; apart from `input_moments`, since it is large.
+
+        Raises:
+            ValueError: with ``normalise_context``, as for `input_moments`.
+        """
+        self._check_moments()
+        return float(self.input_scale) ** 4 * self.inputs.fourth_moment_tensor(self.input_size)
+
+    def _check_moments(self) -> None:
+        if self.normalise_context:
+            raise ValueError("task.normalise_context must be False for closed-form moments; estimate the loss instead")
 
 
 def other_input_distributions(task: LinearRegression, *, normalise_context: bool) -> dict[str, LinearRegression]:

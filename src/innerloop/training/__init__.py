@@ -5,13 +5,13 @@ from innerloop.training.loop import (
     TrainingState,
     held_out_batch,
     initial_state,
-    make_optimizer,
     numerics,
     recipe_kernel,
     train,
 )
+from innerloop.training.optimizer import make_optimizer
 from innerloop.training.parameters import Parameters, stack_weights
-from innerloop.training.recipe import OptimizerConfig, Recipe, published, published_tuning
+from innerloop.training.recipe import OptimizerConfig, Recipe, expected, published, published_tuning
 from innerloop.training.serialise import recipe_from_json, recipe_to_json, structure
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Parameters",
     "Recipe",
     "TrainingState",
+    "expected",
     "held_out_batch",
     "initial_state",
     "make_optimizer",

@@ -22,12 +22,13 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from innerloop.kernels import Kernel, batch_loss, training_kernel
+from innerloop.kernels import Kernel, batch_loss, expected_kernel, training_kernel
 from innerloop.keys import named_key, root_key
 from innerloop.models import StackWeights
 from innerloop.tasks import Batch
+from innerloop.training.optimizer import make_optimizer
 from innerloop.training.parameters import Parameters, initial_parameters, stack_weights
-from innerloop.training.recipe import OptimizerConfig, Recipe
+from innerloop.training.recipe import Recipe
 
 
 class TrainingState(eqx.Module):
@@ -51,7 +52,8 @@ class Measurement(NamedTuple):
 
     Attributes:
         step: steps taken.
-        train_loss: mean over the chunk's batches (NaN at step 0, which has none).
+        train_loss: mean over the chunk's steps, of the batch's loss or of the expected one, whichever is trained on
+            (NaN at step 0, which has none).
         gradient_norm: mean over the chunk of the global norm before clipping (NaN at step 0).
         evaluation_loss: on the held-out tasks.
         weights: the stack's weights at this step.
@@ -111,30 +113,27 @@ def _compiled_held_out(recipe: Recipe):
 
 def initial_state(recipe: Recipe) -> TrainingState:
     """Untrained weights of every seed; call it under `numerics`."""
-    optimizer = make_optimizer(recipe.optimizer)
-
-    def one_seed(key):
-        parameters = initial_parameters(recipe, named_key(key, "initialisation"))
-        return parameters, optimizer.init(eqx.filter(parameters, eqx.is_array))
-
-    parameters, optimizer_state = jax.jit(partial(_over_seeds, one_seed))(_seed_keys(recipe))
+    parameters, optimizer_state = _compiled_initial_state(recipe)(_seed_keys(recipe))
     return TrainingState(
         jnp.zeros((), jnp.int32), parameters, optimizer_state, jnp.full(len(recipe.seeds), -1, jnp.int32)
     )
 
 
-def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """AdamW behind a clip of the global norm, as the published code chains them."""
-    adamw = optax.adamw(
-        config.learning_rate, b1=config.b1, b2=config.b2, eps=config.eps, weight_decay=config.weight_decay
-    )
-    if config.gradient_clip is None:
-        return adamw
-    return optax.chain(optax.clip_by_global_norm(config.gradient_clip), adamw)
+@lru_cache(maxsize=64)
+def _compiled_initial_state(recipe: Recipe):
+    optimizer = make_optimizer(recipe)
+
+    def one_seed(key):
+        parameters = initial_parameters(recipe, named_key(key, "initialisation"))
+        return parameters, optimizer.init(eqx.filter(parameters, eqx.is_array))
+
+    return jax.jit(partial(_over_seeds, one_seed))
 
 
 def recipe_kernel(recipe: Recipe) -> Kernel:
     """The kernel that trains a recipe."""
+    if recipe.loss == "expected":
+        return expected_kernel(recipe.model, recipe.tokens(), recipe.task)
     return training_kernel(recipe.model, recipe.tokens(), recipe.task, recipe.batch_size)
 
 
@@ -203,16 +202,24 @@ def _advance_from(recipe: Recipe, state: TrainingState, evaluation_batch: Batch)
 def _compiled_chunk(recipe: Recipe, length: int):
     """One program: ``length`` steps of every seed, then the measurement."""
     kernel = recipe_kernel(recipe)
-    optimizer = make_optimizer(recipe.optimizer)
+    optimizer = make_optimizer(recipe)
 
     def take_step(parameters: Any, optimizer_state, diverged_at, draw, step):
         weights, pull_back = jax.vjp(partial(stack_weights, recipe), parameters)
         loss, weights_gradient = kernel.loss_and_gradient(weights, draw)
         (gradient,) = pull_back(weights_gradient)
         norm = optax.tree.norm(gradient)
+        search = {}
+        if kernel.loss is not None:
+            loss_at = kernel.loss
+            search = {
+                "value": loss,
+                "grad": gradient,
+                "value_fn": lambda parameters: loss_at(stack_weights(recipe, parameters)),
+            }
         # Optax mixes dtypes in its scalars, which strict promotion would refuse.
         with jax.numpy_dtype_promotion("standard"):
-            updates, new_optimizer_state = optimizer.update(cast(Any, gradient), optimizer_state, parameters)
+            updates, new_optimizer_state = optimizer.update(cast(Any, gradient), optimizer_state, parameters, **search)
             new_parameters = eqx.apply_updates(parameters, updates)
         # A finite gradient can still give an update that is not (0 / 0 in Adam with eps = 0, an overflow).
         is_finite = jnp.isfinite(loss) & jnp.isfinite(norm) & jnp.isfinite(optax.tree.norm(new_parameters))

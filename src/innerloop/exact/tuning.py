@@ -158,10 +158,11 @@ class _Free(NamedTuple):
     def starts(self, shared: np.ndarray) -> list[np.ndarray]:
         """Where fits per step start.
 
-        Gradient descent's loss does not depend on the order of its steps, so equal ones would stay equal for ever; they
-        are set apart, by Chebyshev's nodes around the shared one. GD++ starts at the shared numbers, and at numbers that
-        grow geometrically: every correction shrinks the large eigenvalues (to at most 4/27 of 1 / gamma), so the
-        next step can be several times as large. Good solutions are of this kind; from equal numbers alone they are missed.
+        Gradient descent's loss does not depend on the order of its steps, so equal ones would stay equal for ever;
+        they are set apart, by Chebyshev's nodes around the shared one. GD++ starts at the shared numbers, and at
+        numbers that grow geometrically: every correction shrinks the large eigenvalues (to at most 4/27 of 1 / gamma),
+        so the next step can be several times as large. Good solutions are of this kind; from equal numbers alone they
+        are missed.
         """
         steps = np.arange(self.num_steps)
         if self.algorithm == "gd":

@@ -137,7 +137,7 @@ def test_measurements_fall_on_multiples_of_the_interval_and_on_the_end(trained):
 def test_chunks_from_any_step(trained, monkeypatch, num_steps, interval, start, grid):
     """Also from where a shorter training ended. The chunks themselves are left out."""
 
-    def compiled_chunk(recipe, length):
+    def compiled_chunk(recipe, length, path):
         return lambda state, *_: (dataclasses.replace(state, step=state.step + length), trained[1][1])
 
     monkeypatch.setattr(loop, "_compiled_chunk", compiled_chunk)

@@ -1,5 +1,5 @@
 """The training loss of a whole batch and its gradient: in JAX, native, and the choice between them."""
 
-from innerloop.kernels.kernel import Kernel, batch_loss, training_kernel
+from innerloop.kernels.kernel import Kernel, batch_loss, jax_kernel, training_kernel, training_path
 
-__all__ = ["Kernel", "batch_loss", "training_kernel"]
+__all__ = ["Kernel", "batch_loss", "jax_kernel", "training_kernel", "training_path"]

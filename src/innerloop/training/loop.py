@@ -22,7 +22,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from innerloop.kernels import Kernel, batch_loss, training_kernel
+from innerloop.kernels import Kernel, batch_loss, training_kernel, training_path
 from innerloop.keys import named_key, root_key
 from innerloop.models import StackWeights
 from innerloop.tasks import Batch
@@ -196,13 +196,17 @@ def _advance_from(recipe: Recipe, state: TrainingState, evaluation_batch: Batch)
     if step >= recipe.num_steps or (np.asarray(state.diverged_at) >= 0).all():
         return None
     length = min(recipe.evaluation_interval - step % recipe.evaluation_interval, recipe.num_steps - step)
-    return _compiled_chunk(recipe, length)(state, _seed_keys(recipe), evaluation_batch)
+    return _compiled_chunk(recipe, length, training_path(recipe.tokens()))(state, _seed_keys(recipe), evaluation_batch)
 
 
 @lru_cache(maxsize=64)
-def _compiled_chunk(recipe: Recipe, length: int):
-    """One program: ``length`` steps of every seed, then the measurement."""
+def _compiled_chunk(recipe: Recipe, length: int, path: str):
+    """One program: ``length`` steps of every seed, then the measurement.
+
+    The kernel's ``path`` belongs to what is remembered, because ``INNERLOOP_NATIVE`` may change between calls.
+    """
     kernel = recipe_kernel(recipe)
+    assert kernel.path == path
     optimizer = make_optimizer(recipe.optimizer)
 
     def take_step(parameters: Any, optimizer_state, diverged_at, draw, step):

@@ -149,4 +149,5 @@ WEIGHTS = Experiment(
     analyse=analyse,
     draw=draw,
     stages=("reading weights",),
+    analysis_seconds={"smoke": 5.0, "quick": 10.0, "paper": 15.0},
 )

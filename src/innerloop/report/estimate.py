@@ -42,7 +42,7 @@ _STEPS = {"native": 40, "jax": 8}
 # Relative cost of a random word, in floating-point operations; only used to scale one kind's time to another's.
 _OPERATIONS_PER_WORD = 20
 # Of `_fixed_program` on two quiet cores with AVX-512.
-_REFERENCE_SECONDS = 0.35
+_REFERENCE_SECONDS = 0.6
 
 
 class Speed(NamedTuple):
@@ -191,7 +191,7 @@ def _work(recipe: Recipe) -> float:
 
 def _step_work(recipe: Recipe) -> float:
     words = _OPERATIONS_PER_WORD * random_words(recipe.task)
-    return recipe.batch_size * (operations_per_task(recipe.model, recipe.task) + words)
+    return float(recipe.batch_size * (operations_per_task(recipe.model, recipe.task) + words))
 
 
 def _is_stored(store: Path, name: str) -> bool:

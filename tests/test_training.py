@@ -68,7 +68,7 @@ def trained():
 @pytest.fixture
 def hasty_compiler(monkeypatch):
     """Compiles faster and runs slower, for programs that run a few steps."""
-    monkeypatch.setattr(loop, "_compiler_options", lambda: {"xla_backend_optimization_level": 0})
+    monkeypatch.setattr(loop, "compiler_options", lambda: {"xla_backend_optimization_level": 0})
 
 
 def assert_same_bits(actual, expected):
@@ -386,7 +386,7 @@ def tuned():
         dtype="float64",
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "_compiler_options", lambda: {"xla_backend_optimization_level": 0})
+        patch.setattr(loop, "compiler_options", lambda: {"xla_backend_optimization_level": 0})
         return recipe, list(train(recipe))
 
 

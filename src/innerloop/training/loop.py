@@ -154,7 +154,7 @@ def _over_seeds(function, *arguments) -> Any:
 
 
 @lru_cache(maxsize=1)
-def _compiler_options() -> dict[str, str]:
+def compiler_options() -> dict[str, str]:
     """On a CPU, makes XLA run a step's operations in order, where this version of XLA knows how to ask for it.
 
     By default it tries to overlap them, which for this program makes the time of a step depend on irrelevant details
@@ -246,7 +246,7 @@ def _compiled_chunk(recipe: Recipe, length: int, path: str):
         measured = jnp.where(diverged_at < 0, measured, jnp.nan)
         return parameters, optimizer_state, diverged_at, weights, measured
 
-    @partial(jax.jit, compiler_options=_compiler_options())
+    @partial(jax.jit, compiler_options=compiler_options())
     def chunk(state, keys, evaluation_batch):
         parameters, optimizer_state, diverged_at, weights, measured = _over_seeds(
             partial(one_seed, state.step, evaluation_batch),

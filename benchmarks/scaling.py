@@ -63,7 +63,7 @@ class Settings:
     """Times training steps while one size after the other changes."""
 
     quick: bool = False
-    """Fewer points and rounds: about a minute on two quiet cores."""
+    """Fewer points and rounds: one to two minutes on two quiet cores."""
     rounds: int = 7
     """Timed rounds; medians are over them. At most 3 with --quick."""
     output: Path = Path("benchmarks/results")

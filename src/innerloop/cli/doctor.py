@@ -11,7 +11,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def doctor() -> int:
-    """Says which code trains here and why, with versions and devices, and tests itself for about ten seconds.
+    """Says which code trains here and why, with versions and devices, and tests itself for ten to twenty seconds.
 
     Exit code: 0 if all is well, with native kernels or without; 1 if a check fails; 2 for a bad INNERLOOP_NATIVE.
     """

@@ -18,7 +18,7 @@ help:
 	@echo "make test        run the tests"
 	@echo "make test-slow   run the slow scientific checks"
 	@echo "make check       lint and type-check (ruff, pyright)"
-	@echo "make bench       time training (REFERENCE=path compares with a checkout of the published code)"
+	@echo "make bench       time training and its scaling (REFERENCE=path: beside the published code; QUICK=1: fewer sizes)"
 	@echo "make docs        build the API pages into docs/api"
 
 setup: $(READY)
@@ -49,6 +49,7 @@ format: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.training_step $(if $(REFERENCE),--reference $(REFERENCE))
+	$(BIN)/python -m benchmarks.scaling $(if $(QUICK),--quick)
 
 docs: setup
 	$(BIN)/pdoc --math --docformat google --output-directory docs/api innerloop

@@ -1,4 +1,4 @@
-"""What the benchmark reports: rows of timings as a table, as JSON and as a plot."""
+"""What the benchmarks report: rows of timings as a table, as JSON and as a plot."""
 
 import dataclasses
 import importlib.metadata
@@ -13,6 +13,11 @@ from typing import Any
 import jax
 import numpy as np
 from rich.table import Table
+
+from innerloop.kernels import native
+
+COLORS = {"native": "tab:blue", "JAX": "tab:orange", "reference": "tab:gray"}
+"""Of each side in plots."""
 
 _PACKAGES = ("jax", "jaxlib", "numpy", "innerloop")
 
@@ -42,7 +47,7 @@ class Row:
     recipe: str
     """Which training recipe."""
     side: str
-    """``innerloop`` or ``reference``."""
+    """``native`` or ``JAX``, which are innerloop's paths, or ``reference``."""
     seeds: int
     """Seeds that are trained together."""
     batch_size: int
@@ -97,9 +102,9 @@ def table(rows: Sequence[Row]) -> Table:
             row.side,
             str(row.seeds),
             f"{row.compile_seconds:.1f}",
-            row.ms_per_step_per_seed.text(2),
+            row.ms_per_step_per_seed.text(3),
             f"{row.tasks_per_second:,.0f}",
-            "" if row.ratio is None else row.ratio.text(2),
+            "" if row.ratio is None else row.ratio.text(1),
             end_section=index + 1 == len(rows) or rows[index + 1].recipe != row.recipe,
         )
     return result
@@ -107,6 +112,13 @@ def table(rows: Sequence[Row]) -> Table:
 
 def save(rows: Sequence[Row], settings: dict[str, Any], folder: Path) -> list[Path]:
     """Writes ``training_step.json`` and, where matplotlib is installed, ``training_step.png``; returns their paths."""
+    path = save_json("training_step", [row.to_json() for row in rows], settings, folder)
+    plot = _plot(rows, folder / "training_step.png")
+    return [path] if plot is None else [path, plot]
+
+
+def save_json(name: str, rows: list[dict[str, Any]], settings: dict[str, Any], folder: Path, **more: Any) -> Path:
+    """Writes rows with date, versions, machine and settings into ``name.json``; returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
     document = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -116,19 +128,36 @@ def save(rows: Sequence[Row], settings: dict[str, Any], folder: Path) -> list[Pa
         },
         "machine": machine(),
         "settings": settings,
-        "rows": [row.to_json() for row in rows],
+        **more,
+        "rows": rows,
     }
-    path = folder / "training_step.json"
+    path = folder / f"{name}.json"
     path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    plot = _plot(rows, folder / "training_step.png")
-    return [path] if plot is None else [path, plot]
+    return path
 
 
 def machine() -> dict[str, Any]:
-    """CPU model, cores that this process may use, and the device that JAX computes on."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    """CPU model, cores that this process may use, its load, instruction set, and the device that JAX computes on."""
     device = jax.devices()[0]
-    return {"cpu": _cpu_model(), "cores": cores, "jax_platform": device.platform, "jax_device": device.device_kind}
+    return {
+        "cpu": _cpu_model(),
+        "cores": cores(),
+        "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "instruction_set": native.instruction_set() if native.library_problem() is None else None,
+        "jax_platform": device.platform,
+        "jax_device": device.device_kind,
+    }
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def paths() -> dict[str, str]:
+    """Innerloop's paths that can run here, with the value of ``INNERLOOP_NATIVE`` that asks for each."""
+    has_native = native.library_problem() is None and jax.default_backend() == "cpu"
+    return {"native": "required", "JAX": "off"} if has_native else {"JAX": "off"}
 
 
 def _cpu_model() -> str:
@@ -150,12 +179,12 @@ def _plot(rows: Sequence[Row], path: Path) -> Path | None:
     axes = figure.subplots()
     for height, row in enumerate(rows):
         time = row.ms_per_step_per_seed
-        color = "tab:blue" if row.side == "innerloop" else "tab:gray"
+        color = COLORS[row.side]
         axes.plot([time.min, time.max], [height, height], color=color, linewidth=2)
         axes.plot(time.median, height, "o", color=color)
         if row.ratio is not None:
             axes.annotate(
-                f"ratio {row.ratio.median:.2f}", (time.max, height), (6, 0), textcoords="offset points", va="center"
+                f"ratio {row.ratio.median:.1f}", (time.max, height), (6, 0), textcoords="offset points", va="center"
             )
     axes.set_yticks(range(len(rows)), [f"{row.recipe}: {row.side}, {_seeds(row.seeds)}" for row in rows])
     axes.invert_yaxis()

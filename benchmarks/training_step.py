@@ -2,8 +2,8 @@
 
     python -m benchmarks.training_step [--reference PATH] [--rounds N] [--steps N] [--seeds N] [--output DIR]
 
-A step is all of it: fresh tasks, loss, gradient, clip, Adam. Both sides run in every round, so that load from elsewhere
-hits both, and ratios are taken round by round.
+A step is all of it: fresh tasks, loss, gradient, clip, Adam. Innerloop's two paths, native and JAX, and the published
+code run in every round, so that load from elsewhere hits all, and ratios are taken round by round.
 """
 
 import dataclasses
@@ -19,7 +19,8 @@ import tyro
 from rich.console import Console
 
 from benchmarks.reference import ReferenceLoop, UnsuitableReferenceError, check_files
-from benchmarks.report import Row, save, table
+from benchmarks.report import Row, paths, save, table
+from innerloop.kernels import native
 from innerloop.training import Recipe, TrainingState, initial_state, numerics, published, train
 
 RECIPES: dict[str, dict[str, Any]] = {
@@ -27,6 +28,10 @@ RECIPES: dict[str, dict[str, Any]] = {
     "2 tied layers": {"num_layers": 2, "tied": True},
     "5 untied layers": {"num_layers": 5, "tied": False},
 }
+
+Side = tuple[str, int]
+"""Who is timed, and with how many seeds at once."""
+REFERENCE: Side = ("reference", 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,15 +56,20 @@ class Settings:
 
 
 class OurLoop:
-    """Innerloop's training on one recipe; every `run` trains the same steps anew.
+    """Innerloop's training of one recipe on one path; every `run` trains the same steps anew.
 
     Attributes:
         compile_seconds: time that the first call took beyond its steps.
     """
 
-    def __init__(self, recipe: Recipe):
-        """Compiles the recipe, whose ``num_steps`` must be two chunks of ``evaluation_interval``."""
-        self._recipe = recipe
+    def __init__(self, recipe: Recipe, mode: str):
+        """Compiles the recipe, whose ``num_steps`` must be two chunks of ``evaluation_interval``.
+
+        Args:
+            recipe: what to train.
+            mode: value of ``INNERLOOP_NATIVE`` while it trains; the loop keeps a program per path.
+        """
+        self._recipe, self._mode = recipe, mode
         with numerics(recipe):
             state = jax.block_until_ready(initial_state(recipe))
             # One step before the end of the first chunk: what comes before the timed chunk is then a single step.
@@ -78,12 +88,13 @@ class OurLoop:
         `train` yields a chunk when it is done and has sent off the following one, so the time from the first yield to
         the second is that of the second chunk alone. (This needs JAX's asynchronous dispatch, which is its default.)
         """
-        start = time.perf_counter()
-        chunks = train(self._recipe, state)
-        jax.block_until_ready(next(chunks))
-        middle = time.perf_counter()
-        jax.block_until_ready(next(chunks))
-        return middle - start, time.perf_counter() - middle
+        with native.using(self._mode):
+            start = time.perf_counter()
+            chunks = train(self._recipe, state)
+            jax.block_until_ready(next(chunks))
+            middle = time.perf_counter()
+            jax.block_until_ready(next(chunks))
+            return middle - start, time.perf_counter() - middle
 
 
 def timing_recipe(name: str, *, steps: int, seeds: int) -> Recipe:
@@ -93,7 +104,7 @@ def timing_recipe(name: str, *, steps: int, seeds: int) -> Recipe:
 
 
 def time_recipe(name: str, settings: Settings) -> list[Row]:
-    """Times one recipe: innerloop with one seed and with several, and the reference where there is one.
+    """Times one recipe: both paths with one seed and with several, and the reference where there is one.
 
     Raises:
         UnsuitableReferenceError: if the reference cannot run.
@@ -103,28 +114,29 @@ def time_recipe(name: str, settings: Settings) -> list[Row]:
     if settings.reference is not None:
         reference = ReferenceLoop(settings.reference, timing_recipe(name, steps=steps, seeds=1))
     recipes = {seeds: timing_recipe(name, steps=steps, seeds=seeds) for seeds in sorted({1, settings.seeds})}
-    ours = {seeds: OurLoop(recipe) for seeds, recipe in recipes.items()}
+    ours = {(side, seeds): OurLoop(recipe, mode) for side, mode in paths().items() for seeds, recipe in recipes.items()}
 
-    runs: dict[int | None, Callable[[], float]] = {seeds: loop.run for seeds, loop in ours.items()}
+    runs: dict[Side, Callable[[], float]] = {key: loop.run for key, loop in ours.items()}
     if reference is not None:
-        runs[None] = lambda: reference.run(steps)
+        runs[REFERENCE] = lambda: reference.run(steps)
     seconds = interleaved(runs, settings.rounds)
-    ms = {key: tuple(1e3 * s / (steps * (key or 1)) for s in values) for key, values in seconds.items()}
+    ms = {key: tuple(1e3 * s / (steps * key[1]) for s in values) for key, values in seconds.items()}
 
     batch_size = recipes[1].batch_size
     rows = [
-        Row(name, "innerloop", seeds, batch_size, loop.compile_seconds, ms[seeds], ms.get(None))
-        for seeds, loop in ours.items()
+        Row(name, side, seeds, batch_size, loop.compile_seconds, ms[side, seeds], ms.get(REFERENCE))
+        for (side, seeds), loop in ours.items()
     ]
     if reference is not None:
-        steady = 1e-3 * sorted(ms[None])[len(ms[None]) // 2] * reference.start_up_steps
-        rows.append(Row(name, "reference", 1, batch_size, reference.start_up_seconds - steady, ms[None]))
+        times = ms[REFERENCE]
+        steady = 1e-3 * sorted(times)[len(times) // 2] * reference.start_up_steps
+        rows.append(Row(name, *REFERENCE, batch_size, reference.start_up_seconds - steady, times))
     return rows
 
 
-def interleaved(runs: dict[int | None, Callable[[], float]], rounds: int) -> dict[int | None, list[float]]:
+def interleaved(runs: dict[Side, Callable[[], float]], rounds: int) -> dict[Side, list[float]]:
     """Calls every run once a round, in an order that turns around each time; returns the seconds of each."""
-    seconds: dict[int | None, list[float]] = {key: [] for key in runs}
+    seconds: dict[Side, list[float]] = {key: [] for key in runs}
     for index in range(rounds):
         order = list(runs) if index % 2 == 0 else list(reversed(runs))
         for key in order:

@@ -64,6 +64,8 @@ def call(capsys, *arguments: str) -> tuple[int, str, str]:
         ("train --optimizer.method lbfgs --optimizer.gradient-clip None", 'needs loss="expected"'),
         ("show nothing", "no run 'nothing'"),
         ("list --all", "--all"),
+        ("list --times --preset fast", "invalid choice 'fast'"),
+        ("doctor --fast", "--fast"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(capsys, monkeypatch, tmp_path, arguments, words):
@@ -145,7 +147,7 @@ def test_dry_run_writes_nothing(capsys, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("command", ["list", "reproduce", "train", "show"])
+@pytest.mark.parametrize("command", ["list", "reproduce", "train", "show", "doctor"])
 def test_every_command_has_help(capsys, command):
     code, out, err = call(capsys, command, "--help")
     assert code == 0

@@ -18,6 +18,7 @@ from innerloop.keys import named_key, root_key
 from innerloop.models import StackConfig
 from innerloop.tasks import LinearRegression
 from innerloop.tokens import ConcatenatedTokens
+from innerloop.training import Recipe, loop
 
 PROBLEM = native.library_problem()
 pytestmark = pytest.mark.skipif(
@@ -295,6 +296,21 @@ def test_modes(mode, path, monkeypatch):
     assert chosen_path() == path
     monkeypatch.delenv("INNERLOOP_NATIVE")
     assert chosen_path() == "native"
+
+
+def test_training_follows_a_mode_that_changes(monkeypatch):
+    """One process can train the same recipe on both paths: a compiled chunk is not used for the other one."""
+    recipe = Recipe(num_steps=2, evaluation_interval=2, batch_size=8, evaluation_tasks=8, seeds=(0,))
+    chosen = []
+    original = loop.training_kernel
+    monkeypatch.setattr(
+        loop, "training_kernel", lambda *arguments: chosen.append(original(*arguments).path) or original(*arguments)
+    )
+    for mode in ("off", "required", "off"):
+        with native.using(mode):
+            list(loop.train(recipe))
+    assert chosen == ["jax", "native"]
+    assert os.environ["INNERLOOP_NATIVE"] == "required"
 
 
 def test_bad_mode(monkeypatch):

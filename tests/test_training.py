@@ -68,7 +68,7 @@ def trained():
 @pytest.fixture
 def hasty_compiler(monkeypatch):
     """Compiles faster and runs slower, for programs that run a few steps."""
-    monkeypatch.setattr(loop, "_compiler_options", lambda: {"xla_backend_optimization_level": 0})
+    monkeypatch.setattr(loop, "compiler_options", lambda: {"xla_backend_optimization_level": 0})
 
 
 def assert_same_bits(actual, expected):
@@ -137,7 +137,7 @@ def test_measurements_fall_on_multiples_of_the_interval_and_on_the_end(trained):
 def test_chunks_from_any_step(trained, monkeypatch, num_steps, interval, start, grid):
     """Also from where a shorter training ended. The chunks themselves are left out."""
 
-    def compiled_chunk(recipe, length):
+    def compiled_chunk(recipe, length, path):
         return lambda state, *_: (dataclasses.replace(state, step=state.step + length), trained[1][1])
 
     monkeypatch.setattr(loop, "_compiled_chunk", compiled_chunk)
@@ -386,7 +386,7 @@ def tuned():
         dtype="float64",
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "_compiler_options", lambda: {"xla_backend_optimization_level": 0})
+        patch.setattr(loop, "compiler_options", lambda: {"xla_backend_optimization_level": 0})
         return recipe, list(train(recipe))
 
 

@@ -1,4 +1,5 @@
-// The doors to XLA: one handler for batches made here, one for batches that come as arrays, two for tests.
+// The doors to XLA: one handler for batches made here, one for batches that come as arrays, two for tests, one that tells
+// how many threads there are. And, for a plain call: which instruction set is used.
 #include "xla/ffi/api/ffi.h"
 
 #include <string>
@@ -147,6 +148,12 @@ ffi::Error draw(std::string_view instruction_set, Names names, Words stream, Ste
   return ffi::Error::Success();
 }
 
+// How many threads XLA lends.
+ffi::Error threads(ffi::ThreadPool pool, ffi::ResultBuffer<ffi::S32> out) {
+  out->typed_data()[0] = static_cast<int32_t>(pool.num_threads());
+  return ffi::Error::Success();
+}
+
 // What every batch brings before its data, and what it gets.
 template <class Binding>
 auto with_weights(Binding binding) {
@@ -187,6 +194,8 @@ auto draw_binding() {
       .Ret<Floats>();
 }
 
+auto threads_binding() { return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Ret<ffi::Buffer<ffi::S32>>(); }
+
 }  // namespace
 
 // What Python loads by name (innerloop/kernels/native.py).
@@ -195,6 +204,9 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(innerloop_sampled_batch, sampled_batch, sampled_ba
 XLA_FFI_DEFINE_HANDLER_SYMBOL(innerloop_given_batch, given_batch, given_batch_binding());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(innerloop_words, words, words_binding());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(innerloop_draw, draw, draw_binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(innerloop_threads, threads, threads_binding());
+// The name of what "best" is on this machine.
+extern "C" const char* innerloop_instruction_set() { return find_kernel("best")->name; }
 #pragma GCC visibility pop
 
 }  // namespace innerloop

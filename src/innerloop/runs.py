@@ -52,7 +52,7 @@ from innerloop.training import (
     initial_state,
     numerics,
     recipe_from_json,
-    recipe_kernel,
+    recipe_path,
     recipe_to_json,
     stack_weights,
     train,
@@ -124,7 +124,7 @@ def name_of(recipe: Recipe) -> str:
     trained += "-expected" if recipe.loss == "expected" else ""
     label = f"{model.num_layers}-{kind}-N{task.context_length}-d{task.input_size}{trained}"
     with numerics(recipe):
-        kernel_path = recipe_kernel(recipe).path
+        kernel_path = recipe_path(recipe)
     return run_name(label, recipe_to_json(recipe), kernel_path=kernel_path, backend=jax.default_backend())
 
 

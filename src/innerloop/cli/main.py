@@ -18,11 +18,12 @@ _COMMANDS = {
     "reproduce": "train, measure, judge and draw one experiment",
     "train": "train any recipe given on the command line or in a file",
     "show": "what a stored run says: recipe, losses, weights",
+    "doctor": "which code trains on this machine, and whether it computes correctly",
 }
 
 _EPILOG = """examples:
   innerloop reproduce one-layer                     the paper's Figure 2 in a few minutes, into results/one-layer
-  innerloop reproduce one-layer --dry-run           what that would train, and where it would write
+  innerloop reproduce one-layer --dry-run           what that would train, for how long, and where it would write
   innerloop train --model.num-layers 2 --seeds 0 1  train a two-layer tied transformer
   innerloop COMMAND --help                          everything about one command
 """
@@ -63,11 +64,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ninnerloop: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
-    except ValueError as error:
-        # Imported here: the store's errors are only raised by commands that have imported it.
+    except (ValueError, RuntimeError) as error:
+        # Imported here: these errors are only raised by commands that have imported their modules.
+        from innerloop.kernels.native import NativeModeError, NativeUnavailableError
         from innerloop.store import StoreError
 
-        if isinstance(error, StoreError):
+        if isinstance(error, (StoreError, NativeModeError, NativeUnavailableError)):
             return _report(command, error)
         raise
 
@@ -79,7 +81,7 @@ def unknown(what: str, given: str, known: Sequence[str] | dict) -> str:
     return f"unknown {what} {given!r}; {hint}"
 
 
-def _report(command: str, error: ValueError) -> int:
+def _report(command: str, error: Exception) -> int:
     label = f"innerloop {command}" if command in _COMMANDS else "innerloop"
     print(f"{label}: {' '.join(str(error).split())}", file=sys.stderr)
     return 2

@@ -36,7 +36,7 @@ def reproduce(
             verdicts; paper is the paper's own recipe and number of seeds.
         seeds: number of random seeds, instead of the preset's; verdicts need at least 2.
         out: folder for results and trained models.
-        dry_run: print what would be trained and written, and do nothing.
+        dry_run: print what would be trained and written, and how long it would take on this machine; do nothing else.
         strict: exit with 1 unless every claim is reproduced.
     """
     from innerloop.experiments import EXPERIMENTS
@@ -58,17 +58,22 @@ def reproduce(
 
 
 def _print_plan(experiment, preset, seeds, out: Path) -> int:
-    from innerloop.runs import name_of
-    from innerloop.store import RunFolder
+    from rich.console import Console
+
+    from innerloop import report
 
     print(f"{experiment.name} ({preset}): {experiment.question}")
+    with report.notes(Console(stderr=True)) as note:
+        expected = report.estimate(experiment, preset, seeds, store=out / "runs", note=note)
     for label, recipe in experiment.recipes(preset, seeds).items():
-        name = name_of(recipe)
-        state = "stored" if RunFolder(out / "runs" / name).is_complete() else "to train"
+        name = expected.labels[label]
+        seconds = expected.training[name]
+        state = f"to train, about {report.text_of(seconds)}" if seconds else "stored"
         print(
             f"  {label:>5}  {recipe.num_steps} steps x {len(recipe.seeds)} seeds, batch {recipe.batch_size}  "
             f"{state}  {out / 'runs' / name}"
         )
     print(f"  then: {', '.join(experiment.stages)}")
+    print(f"  {expected}")
     print(f"  results would go to {out / experiment.name}")
     return 0

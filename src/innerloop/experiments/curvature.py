@@ -235,4 +235,5 @@ CURVATURE = Experiment(
     analyse=analyse,
     draw=draw,
     stages=tuple(f"N{length}" for length in CONTEXT_LENGTHS),
+    analysis_seconds={"smoke": 25.0, "quick": 60.0, "paper": 120.0},
 )

@@ -56,6 +56,7 @@ class Experiment:
         analyse: ``(preset, runs by label, stage) -> results``.
         draw: ``(results' data) -> figures by file name``.
         stages: names that ``analyse`` will announce, in order.
+        analysis_seconds: about how long ``analyse`` and ``draw`` take on two quiet cores, for estimates.
     """
 
     name: str
@@ -65,3 +66,4 @@ class Experiment:
     analyse: Callable[[Preset, Mapping[str, Run], Stage], Results]
     draw: "Callable[[xr.Dataset], dict[str, Figure]]"
     stages: tuple[str, ...]
+    analysis_seconds: Mapping[Preset, float] = dataclasses.field(default_factory=dict)

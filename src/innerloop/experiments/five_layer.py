@@ -43,8 +43,8 @@ NEARBY = (0.8, 1.2)
 
 FAR_SCALE = 2.0
 PLATEAU = Criterion(high=1.7)
-"""At inputs scaled by two: at most 50 times the loss of predicting zero (log10). A prediction that is clipped at 10 costs
-about 50, 30 times that loss."""
+"""At inputs scaled by two: at most 50 times the loss of predicting zero (log10). A prediction that is clipped at 10
+costs about 50, which is 30 times that loss."""
 
 _SHOWN = ("gradient descent", "gd++", "trained")
 
@@ -142,4 +142,5 @@ FIVE_LAYER = Experiment(
     analyse=analyse,
     draw=draw,
     stages=STAGES,
+    analysis_seconds={"smoke": 32.0, "quick": 80.0, "paper": 150.0},
 )

@@ -55,8 +55,18 @@ def training_kernel(config: StackConfig, tokens: ConcatenatedTokens, task: Task,
     from innerloop.kernels.native import native_kernel  # here, because it needs `Kernel`
 
     native = native_kernel(config, tokens, task, batch_size)
-    if native is not None:
-        return native
+    return jax_kernel(config, tokens, task, batch_size) if native is None else native
+
+
+def training_path(tokens: ConcatenatedTokens) -> str:
+    """The `Kernel.path` that `training_kernel` would choose now, without building it."""
+    from innerloop.kernels.native import is_chosen
+
+    return "native" if is_chosen(tokens) else "jax"
+
+
+def jax_kernel(config: StackConfig, tokens: ConcatenatedTokens, task: Task, batch_size: int) -> Kernel:
+    """The implementation in JAX, which serves everything; arguments as for `training_kernel`."""
 
     def prepare(stream, step):
         return task.draw(jax.random.fold_in(stream, step), batch_size)

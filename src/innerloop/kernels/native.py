@@ -8,13 +8,14 @@ The environment variable ``INNERLOOP_NATIVE`` says whether to use it: ``auto`` (
 ``required`` to fail where it is not, ``off`` to train in JAX.
 """
 
+import contextlib
 import ctypes
 import importlib.metadata
 import math
 import os
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Key, UInt32
 
 from innerloop.kernels.kernel import Kernel
 from innerloop.models import Products, StackConfig, products
@@ -29,10 +31,24 @@ from innerloop.tasks import LinearRegression, Task, Uniform
 from innerloop.tokens import ConcatenatedTokens
 
 _LIBRARY = "innerloop_native.so"
-_FUNCTIONS = ("innerloop_sampled_batch", "innerloop_given_batch", "innerloop_words", "innerloop_draw")
+_FUNCTIONS = (
+    "innerloop_sampled_batch",
+    "innerloop_given_batch",
+    "innerloop_words",
+    "innerloop_draw",
+    "innerloop_threads",
+)
 _MODES = ("required", "auto", "off")
 # The streams of `LinearRegression.draw`, hashed as `named_key` hashes them.
 STREAM_NAMES = {name: np.uint32(zlib.crc32(name.encode())) for name in ("inputs", "weights", "noise")}
+
+
+class NativeModeError(ValueError):
+    """``INNERLOOP_NATIVE`` has none of its three values; the message is one line and says what to do."""
+
+
+class NativeUnavailableError(RuntimeError):
+    """``INNERLOOP_NATIVE=required``, but the library cannot be used; the message is one line and says why."""
 
 
 def native_kernel(
@@ -58,16 +74,10 @@ def native_kernel(
         num_threads: the most threads to use, 0 for all of XLA's. The result has the same bits for any number.
 
     Raises:
-        ValueError: if ``INNERLOOP_NATIVE`` has none of its three values.
-        RuntimeError: if it is ``required`` and the library cannot be used.
+        NativeModeError: if ``INNERLOOP_NATIVE`` has none of its three values.
+        NativeUnavailableError: if it is ``required`` and the library cannot be used.
     """
-    is_wanted = _is_wanted()
-    is_served = (
-        jnp.result_type(float) == jnp.float32
-        and jax.default_backend() == "cpu"
-        and isinstance(tokens, ConcatenatedTokens)
-    )
-    if not (is_wanted and is_served):
+    if not is_chosen(tokens):
         return None
 
     options = {
@@ -96,9 +106,82 @@ def native_kernel(
     return Kernel("native", prepare, loss_and_gradient)
 
 
+def is_chosen(tokens: ConcatenatedTokens) -> bool:
+    """Whether `native_kernel` would give a kernel now: what the user asks for, and whether the code serves the case.
+
+    Raises:
+        NativeModeError: if ``INNERLOOP_NATIVE`` has none of its three values.
+        NativeUnavailableError: if it is ``required`` and the library cannot be used.
+    """
+    is_wanted = _is_wanted()
+    is_served = (
+        jnp.result_type(float) == jnp.float32
+        and jax.default_backend() == "cpu"
+        and isinstance(tokens, ConcatenatedTokens)
+    )
+    return is_wanted and is_served
+
+
+def mode() -> str:
+    """What ``INNERLOOP_NATIVE`` says: ``auto``, ``required`` or ``off``.
+
+    Raises:
+        NativeModeError: if it says anything else.
+    """
+    value = os.environ.get("INNERLOOP_NATIVE", "auto")
+    if value not in _MODES:
+        raise NativeModeError(f"INNERLOOP_NATIVE must be one of {', '.join(_MODES)}, got {value!r}; change or unset it")
+    return value
+
+
 def library_problem() -> str | None:
     """Why the library cannot be used, in one line; None if it can, and is loaded then."""
     return _load()
+
+
+def library_path() -> Path | None:
+    """The library beside this file or, in an editable installation, where the installer put it."""
+    beside = Path(__file__).with_name(_LIBRARY)
+    if beside.exists():
+        return beside
+    try:
+        installed = importlib.metadata.files("innerloop") or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    paths = (Path(str(file.locate())) for file in installed if file.name == _LIBRARY)
+    return next((path for path in paths if path.exists()), None)
+
+
+@contextlib.contextmanager
+def using(wanted: str) -> Iterator[None]:
+    """Sets ``INNERLOOP_NATIVE`` while the body runs, so that one process can compare the two paths."""
+    before = os.environ.get("INNERLOOP_NATIVE")
+    os.environ["INNERLOOP_NATIVE"] = wanted
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["INNERLOOP_NATIVE"]
+        else:
+            os.environ["INNERLOOP_NATIVE"] = before
+
+
+def instruction_set() -> str:
+    """The instruction set that ``best`` means on this machine; the library must be usable."""
+    function = ctypes.CDLL(str(library_path())).innerloop_instruction_set
+    function.restype = ctypes.c_char_p
+    return function().decode()
+
+
+def num_threads() -> int:
+    """How many threads XLA lends the kernel; the library must be usable."""
+    return int(_ffi_call("innerloop_threads", jax.ShapeDtypeStruct((), jnp.int32))())
+
+
+def random_words(key: Key[Array, ""], count: int) -> UInt32[Array, " count"]:
+    """The first words of a key's stream as the native code makes them; the library must be usable."""
+    call = _ffi_call("innerloop_words", jax.ShapeDtypeStruct((count,), jnp.uint32))
+    return call(jax.random.key_data(key), instruction_set="best")
 
 
 def _can_sample(task: LinearRegression, batch_size: int) -> bool:
@@ -169,16 +252,16 @@ _ffi_call = partial(jax.ffi.ffi_call, vmap_method="sequential")
 
 def _is_wanted() -> bool:
     """Whether to use the library, by ``INNERLOOP_NATIVE``."""
-    mode = os.environ.get("INNERLOOP_NATIVE", "auto")
-    if mode not in _MODES:
-        raise ValueError(f"INNERLOOP_NATIVE must be one of {', '.join(_MODES)}, got {mode!r}; change or unset it")
-    if mode == "off":
+    wanted = mode()
+    if wanted == "off":
         return False
     problem = _load()
     if problem is None:
         return True
-    if mode == "required":
-        raise RuntimeError(f"INNERLOOP_NATIVE=required, but {problem}; reinstall innerloop where a C++ compiler is")
+    if wanted == "required":
+        raise NativeUnavailableError(
+            f"INNERLOOP_NATIVE=required, but {problem}; reinstall innerloop where a C++ compiler is"
+        )
     _warn_once(f"training in JAX, without native kernels: {problem} (INNERLOOP_NATIVE=off silences this)")
     return False
 
@@ -190,7 +273,7 @@ def _warn_once(message: str) -> None:
 
 @lru_cache
 def _load() -> str | None:
-    path = _library_path()
+    path = library_path()
     if path is None:
         return f"{_LIBRARY} is not part of this installation"
     try:
@@ -200,16 +283,3 @@ def _load() -> str | None:
     except (OSError, AttributeError) as error:
         return f"{path} cannot be loaded ({error})"
     return None
-
-
-def _library_path() -> Path | None:
-    """The library beside this file or, in an editable installation, where the installer put it."""
-    beside = Path(__file__).with_name(_LIBRARY)
-    if beside.exists():
-        return beside
-    try:
-        installed = importlib.metadata.files("innerloop") or []
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    paths = (Path(str(file.locate())) for file in installed if file.name == _LIBRARY)
-    return next((path for path in paths if path.exists()), None)

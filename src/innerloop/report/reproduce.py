@@ -18,6 +18,7 @@ from rich.console import Console
 
 from innerloop.claims import Claim
 from innerloop.experiments import Experiment, Preset, Results
+from innerloop.report.estimate import estimate, notes
 from innerloop.report.progress import progress_bars
 from innerloop.report.summary import markdown_table, terminal_table, verdict_counts
 from innerloop.runs import Run, obtain_run
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 def reproduce(
     experiment: Experiment, *, preset: Preset, num_seeds: int | None, out: Path, console: Console
 ) -> list[Claim]:
-    """Trains what is not yet trained, analyses, writes results and prints the table.
+    """Says how long it will take, trains what is not yet trained, analyses, writes results and prints the table.
 
     Args:
         experiment: what to run.
@@ -48,6 +49,9 @@ def reproduce(
     folder = out / experiment.name
     ensure_writable(folder)
     ensure_writable(folder / "figures")
+    with notes(console) as note:
+        expected = estimate(experiment, preset, num_seeds, store=out / "runs", note=note)
+    console.print(f"{experiment.name} ({preset}): {expected}", highlight=False)
     started = time.monotonic()
     with progress_bars(console) as bars:
         runs = {

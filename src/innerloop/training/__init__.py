@@ -7,6 +7,7 @@ from innerloop.training.loop import (
     initial_state,
     numerics,
     recipe_kernel,
+    recipe_path,
     train,
 )
 from innerloop.training.optimizer import make_optimizer
@@ -29,6 +30,7 @@ __all__ = [
     "published_tuning",
     "recipe_from_json",
     "recipe_kernel",
+    "recipe_path",
     "recipe_to_json",
     "stack_weights",
     "structure",

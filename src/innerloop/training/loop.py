@@ -22,7 +22,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from innerloop.kernels import Kernel, batch_loss, expected_kernel, training_kernel
+from innerloop.kernels import Kernel, batch_loss, expected_kernel, training_kernel, training_path
 from innerloop.keys import named_key, root_key
 from innerloop.models import StackWeights
 from innerloop.tasks import Batch
@@ -137,6 +137,11 @@ def recipe_kernel(recipe: Recipe) -> Kernel:
     return training_kernel(recipe.model, recipe.tokens(), recipe.task, recipe.batch_size)
 
 
+def recipe_path(recipe: Recipe) -> str:
+    """The `Kernel.path` that would train a recipe now, without building the kernel."""
+    return "exact" if recipe.loss == "expected" else training_path(recipe.tokens())
+
+
 def _seed_keys(recipe: Recipe):
     return jnp.stack([root_key(seed) for seed in recipe.seeds])
 
@@ -153,7 +158,7 @@ def _over_seeds(function, *arguments) -> Any:
 
 
 @lru_cache(maxsize=1)
-def _compiler_options() -> dict[str, str]:
+def compiler_options() -> dict[str, str]:
     """On a CPU, makes XLA run a step's operations in order, where this version of XLA knows how to ask for it.
 
     By default it tries to overlap them, which for this program makes the time of a step depend on irrelevant details
@@ -195,13 +200,17 @@ def _advance_from(recipe: Recipe, state: TrainingState, evaluation_batch: Batch)
     if step >= recipe.num_steps or (np.asarray(state.diverged_at) >= 0).all():
         return None
     length = min(recipe.evaluation_interval - step % recipe.evaluation_interval, recipe.num_steps - step)
-    return _compiled_chunk(recipe, length)(state, _seed_keys(recipe), evaluation_batch)
+    return _compiled_chunk(recipe, length, recipe_path(recipe))(state, _seed_keys(recipe), evaluation_batch)
 
 
 @lru_cache(maxsize=64)
-def _compiled_chunk(recipe: Recipe, length: int):
-    """One program: ``length`` steps of every seed, then the measurement."""
+def _compiled_chunk(recipe: Recipe, length: int, path: str):
+    """One program: ``length`` steps of every seed, then the measurement.
+
+    The kernel's ``path`` belongs to what is remembered, because ``INNERLOOP_NATIVE`` may change between calls.
+    """
     kernel = recipe_kernel(recipe)
+    assert kernel.path == path
     optimizer = make_optimizer(recipe)
 
     def take_step(parameters: Any, optimizer_state, diverged_at, draw, step):
@@ -249,7 +258,7 @@ def _compiled_chunk(recipe: Recipe, length: int):
         measured = jnp.where(diverged_at < 0, measured, jnp.nan)
         return parameters, optimizer_state, diverged_at, weights, measured
 
-    @partial(jax.jit, compiler_options=_compiler_options())
+    @partial(jax.jit, compiler_options=compiler_options())
     def chunk(state, keys, evaluation_batch):
         parameters, optimizer_state, diverged_at, weights, measured = _over_seeds(
             partial(one_seed, state.step, evaluation_batch),

@@ -224,8 +224,8 @@ def expected(
 
     There is no published counterpart; the initialisation is the published one. What it reaches can be held against
     `innerloop.exact.optimal_layer`: for centred inputs every seed tried came to it (n_i = N = 10: within 80 steps for
-    uniform inputs, 200 for a Gaussian covariance of condition 30). For exponential inputs 3 of 5 seeds stayed at another
-    stationary point, of a loss 26 % higher, for 600 steps: compare seeds there.
+    uniform inputs, 200 for a Gaussian covariance of condition 30). For exponential inputs 3 of 5 seeds stayed at
+    another stationary point, of a loss 26 % higher, for 600 steps: compare seeds there.
 
     Args:
         task: defaults to the paper's: N = n_i = 10, one output, no noise.

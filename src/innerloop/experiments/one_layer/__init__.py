@@ -35,6 +35,7 @@ ONE_LAYER = Experiment(
         "repeated application",
         "context lengths",
     ),
+    analysis_seconds={"smoke": 35.0, "quick": 65.0, "paper": 120.0},
 )
 
 __all__ = ["MAIN", "ONE_LAYER", "recipes"]

@@ -1,0 +1,170 @@
+"""Time estimates: arithmetic on a known speed, one calibration per kind, a budget; and, slowly, the truth."""
+
+import dataclasses
+import sys
+import time
+
+import pytest
+from rich.console import Console
+
+from innerloop import report
+from innerloop.cli import main
+from innerloop.experiments import EXPERIMENTS, Experiment, experiment
+from innerloop.kernels.work import operations_per_task
+from innerloop.models import StackConfig
+from innerloop.report.estimate import Speed, estimate, notes, speed, text_of
+from innerloop.runs import name_of, obtain_run
+from innerloop.tasks import LinearRegression
+from innerloop.training import Recipe
+
+MODULE = sys.modules["innerloop.report.estimate"]
+TINY = Recipe(
+    task=LinearRegression(input_size=3, context_length=5),
+    num_steps=6,
+    batch_size=8,
+    seeds=(0, 1),
+    evaluation_interval=4,
+    evaluation_tasks=16,
+)
+KNOWN = Speed(set_up=2.0, step=0.5, measurement=0.25)
+
+
+def of(recipes: dict[str, Recipe], analysis=None) -> Experiment:
+    def unused(*_):
+        raise AssertionError("an estimate must not analyse or draw")
+
+    return experiment.Experiment(
+        "test", "?", "nowhere", lambda preset, seeds: recipes, unused, unused, (), analysis or {}
+    )
+
+
+@pytest.fixture
+def known_speed(monkeypatch):
+    """No calibration: every kind has the same speed. Returns the recipes that were asked for."""
+    asked = []
+    monkeypatch.setattr(MODULE, "speed", lambda recipe: asked.append(recipe) or KNOWN)
+    monkeypatch.setattr(MODULE, "slowness", lambda: 3.0)
+    return asked
+
+
+def test_a_run_is_set_up_steps_and_measurements_of_every_seed():
+    # Measurements at steps 0, 4 and 6.
+    assert KNOWN.run_seconds(TINY) == 2 + 2 * (6 * 0.5 + 3 * 0.25)
+
+
+def test_training_and_analysis_add_up(known_speed, tmp_path):
+    expected = estimate(of({"a": TINY}, {"smoke": 10.0}), "smoke", store=tmp_path)
+    assert expected.training == {name_of(TINY): 9.5}
+    assert expected.analysis == 30.0
+    assert expected.total == 39.5
+    assert str(expected) == "about 40 s (training 10 s, analysis 30 s)"
+    assert "analysis not estimated" in str(estimate(of({"a": TINY}, {"smoke": 10.0}), "quick", store=tmp_path))
+
+
+def test_what_is_stored_takes_no_time_and_no_calibration(known_speed, tmp_path):
+    obtain_run(TINY, tmp_path)
+    expected = estimate(of({"a": TINY}), "smoke", store=tmp_path)
+    assert expected.total == 0
+    assert "training stored" in str(expected)
+    assert known_speed == []
+
+
+def test_two_labels_of_one_run_are_trained_once(known_speed, tmp_path):
+    expected = estimate(of({"a": TINY, "b": TINY}), "smoke", store=tmp_path)
+    assert expected.total == 9.5
+    assert set(expected.labels) == {"a", "b"}
+
+
+def test_beyond_the_budget_kinds_are_scaled_by_their_work(known_speed, tmp_path):
+    large = dataclasses.replace(TINY, batch_size=8000)
+    half = dataclasses.replace(TINY, batch_size=4000)
+    seconds = iter(range(0, 1000, 10))
+    said = []
+    expected = estimate(
+        of({"half": half, "large": large}),
+        "smoke",
+        store=tmp_path,
+        budget=5.0,
+        clock=lambda: next(seconds),
+        note=said.append,
+    )
+    assert known_speed == [large], "the most work is timed"
+    assert said == [name_of(large)]
+    assert expected.training[name_of(large)] == 9.5
+    assert expected.training[name_of(half)] == pytest.approx(2 + (9.5 - 2) / 2)
+
+
+def test_recipes_of_one_kind_are_timed_once(monkeypatch):
+    timed = []
+    monkeypatch.setattr(MODULE, "_timed", lambda kind, path: timed.append((kind, path)) or KNOWN)
+    longer = dataclasses.replace(TINY, num_steps=500, seeds=(5, 6, 7), init_scale=0.1)
+    other = dataclasses.replace(TINY, batch_size=16)
+    for recipe in (TINY, longer, other):
+        assert speed(recipe) == KNOWN
+    assert timed[0] == timed[1]
+    assert timed[0] != timed[2]
+
+
+def test_a_tiny_recipe_is_timed():
+    measured = speed(TINY)
+    assert 0 < measured.step < 1
+    assert 0 < measured.measurement < 1
+    assert measured.set_up > 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.2, "1 s"), (7.4, "7 s"), (43.0, "45 s"), (95.0, "2 min"), (7200.0, "2.0 h")]
+)
+def test_durations_for_people(seconds, text):
+    assert text_of(seconds) == text
+
+
+def test_notes_speak_once_and_only_after_a_while(capsys):
+    for patience, lines in ((60.0, 0), (0.0, 1)):
+        with notes(Console(), patience=patience) as note:
+            note("a")
+            time.sleep(0.01)
+            note("b")
+        assert len(capsys.readouterr().out.splitlines()) == lines
+
+
+def test_reproduce_says_it_first(known_speed, monkeypatch, tmp_path, capsys):
+    with pytest.raises(AssertionError, match="must not analyse"):  # it got there
+        report.reproduce(of({"a": TINY}), preset="smoke", num_seeds=None, out=tmp_path, console=Console())
+    assert "test (smoke): about 10 s (training 10 s, analysis not estimated)" in capsys.readouterr().out
+
+
+def test_command_line(known_speed, capsys, tmp_path):
+    assert main(["reproduce", "two-layer", "--dry-run", "--out", str(tmp_path / "new")]) == 0
+    out = capsys.readouterr().out
+    assert "to train, about" in out
+    assert "(training" in out
+    assert main(["list", "--times", "--preset", "smoke", "--out", str(tmp_path / "new")]) == 0
+    out = capsys.readouterr().out
+    assert out.count("    smoke: about") == len(EXPERIMENTS)
+    assert "all experiments, smoke: about" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_experiment_says_how_long_its_analysis_takes():
+    for one in EXPERIMENTS.values():
+        assert set(one.analysis_seconds) == {"smoke", "quick", "paper"}
+        assert 0 < one.analysis_seconds["smoke"] <= one.analysis_seconds["quick"] <= one.analysis_seconds["paper"]
+
+
+def test_work_grows_as_the_formulas_say():
+    task, wide = LinearRegression(), LinearRegression(input_size=21)
+    assert operations_per_task(StackConfig(num_heads=2), task) == 2 * 2048 - 200
+    gram = [operations_per_task(StackConfig(num_layers=layers), task) for layers in (2, 3, 4)]
+    assert gram[2] - gram[1] == gram[1] - gram[0] == 20 * 11**3
+    clipped = StackConfig(num_layers=5, token_clip=1.0)
+    assert operations_per_task(clipped, wide) > operations_per_task(clipped, task)
+
+
+@pytest.mark.slow
+def test_estimate_is_within_a_factor_of_two(tmp_path):
+    recipe = dataclasses.replace(TINY, num_steps=4000, batch_size=2048, evaluation_interval=100)
+    expected = estimate(of({"a": recipe}), "smoke", store=tmp_path).total
+    started = time.monotonic()
+    obtain_run(recipe, tmp_path)
+    assert 0.5 < expected / (time.monotonic() - started) < 2

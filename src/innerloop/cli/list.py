@@ -24,23 +24,27 @@ def list_experiments(
     """
     from innerloop.experiments import EXPERIMENTS
 
-    for experiment in EXPERIMENTS.values():
-        print(f"{experiment.name}\n    {experiment.question}\n    {experiment.source}", flush=True)
-        if times:
-            print(f"    {preset}: {_estimate(experiment, preset, out)}", flush=True)
-    if times:
-        expected = [_estimate(experiment, preset, out) for experiment in EXPERIMENTS.values()]
-        _print_total(expected, preset)
-    return 0
+    if not times:
+        for experiment in EXPERIMENTS.values():
+            _print_experiment(experiment)
+        return 0
 
-
-def _estimate(experiment, preset, out: Path):
     from rich.console import Console
 
     from innerloop import report
 
+    expected = []
     with report.notes(Console(stderr=True)) as note:
-        return report.estimate(experiment, preset, store=out / "runs", note=note)
+        for experiment in EXPERIMENTS.values():
+            _print_experiment(experiment)
+            expected.append(report.estimate(experiment, preset, store=out / "runs", note=note))
+            print(f"    {preset}: {expected[-1]}", flush=True)
+    _print_total(expected, preset)
+    return 0
+
+
+def _print_experiment(experiment) -> None:
+    print(f"{experiment.name}\n    {experiment.question}\n    {experiment.source}", flush=True)
 
 
 def _print_total(expected, preset) -> None:

@@ -35,7 +35,8 @@ STACK, TUNING = "ten tied layers", "GD++ by training"
 COUPLED_LEARNING_RATE = 21.4
 
 GAMMA = Criterion(0.1946, 0.2150)  # 5 % around the exact optimum, .2048
-WORSE = Criterion(low=0.02)
+WORSE = Criterion(low=0.5)
+"""Relative to the mean of five untied stacks, which themselves differ by a quarter."""
 
 
 def recipes(preset: Preset, num_seeds: int | None) -> dict[str, Recipe]:

@@ -95,26 +95,39 @@ def alignment_claims(data: xr.Dataset, source: str, *, cosine: float | None = No
 
 
 def exact_claims(data: xr.Dataset, source: str) -> list[Claim]:
-    """The same against GD++ with exactly tuned numbers, where the stack is first compared with others."""
-    loss = data["final_loss"]
-    near_loss = _relative(loss, "control, tuned exactly", to="gd++, tuned exactly")[:1]
-    margin = abs(float(near_loss[0])) / 2
-    control = "the same with gamma 10 % off"
+    """The same against GD++ with exactly tuned numbers, where the stack is first compared with others.
+
+    Its near misses are gamma 10 % off and what the published tuning found; in each measure, margin and control come from
+    the nearer one (with many tied layers gamma 10 % off is far from a near miss).
+    """
+    loss, tuned = data["final_loss"], "gd++, tuned exactly"
+    names = {
+        "control": "exactly tuned GD++ with gamma 10 % off",
+        "published": "GD++ as the published protocol tunes it",
+    }
+    near_losses = {
+        "control": float(_relative(loss, "control, tuned exactly", to=tuned)[0]),
+        "published": float(_relative(loss, "gd++", to=tuned)[0]),
+    }
+    nearer = min(near_losses, key=lambda name: abs(near_losses[name]))
+    margin = abs(near_losses[nearer]) / 2
     claims = [
         statistical(
             "equals-exact-gd++", "the trained stack reaches the loss of exactly tuned GD++", source,
-            _relative(loss, "trained", to="gd++, tuned exactly"), Criterion(-margin, margin),
-            unit="relative difference of losses", control=control, control_values=near_loss,
+            _relative(loss, "trained", to=tuned), Criterion(-margin, margin), unit="relative difference of losses",
+            control=names[nearer], control_values=[near_losses[nearer]],
         )
     ]  # fmt: skip
     for name, unit in (("cosine", "cosine"), ("model_difference", "mean norm"),
                        ("prediction_difference", "mean absolute difference")):  # fmt: skip
-        near = float(data[f"exact_control_{name}"])
-        criterion = Criterion(low=1 - (1 - near) / 2) if name == "cosine" else Criterion(high=near / 2)
+        near = {kind: float(data[f"exact_{kind}_{name}"]) for kind in names}
+        nearer = max(near, key=near.__getitem__) if name == "cosine" else min(near, key=near.__getitem__)
+        criterion = Criterion(low=1 - (1 - near[nearer]) / 2) if name == "cosine" else Criterion(high=near[nearer] / 2)
         claims.append(
             statistical(
                 f"exact-{name.replace('_', '-')}", f"alignment with exactly tuned GD++: {name.replace('_', ' ')}",
-                source, data[f"exact_{name}"].values, criterion, unit=unit, control=control, control_values=[near],
+                source, data[f"exact_{name}"].values, criterion, unit=unit, control=names[nearer],
+                control_values=[near[nearer]],
             )
         )  # fmt: skip
     return claims

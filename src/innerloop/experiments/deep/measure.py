@@ -149,9 +149,11 @@ def final_comparison(here: DeepSetting) -> Variables:
     }
     exact = _align_seeds(here.trained, here.tuned_exactly(), here.held_out)
     exact_control = align(here.tuned_exactly(gamma_factor=NEAR_MISS), here.tuned_exactly(), here.held_out)
+    published = align(here.constructed(), here.tuned_exactly(), here.held_out)
     for name in MEASURES:
         variables[f"exact_{name}"] = (("seed",), np.asarray(getattr(exact, name)), {"of": "GD++, tuned exactly"})
         variables[f"exact_control_{name}"] = ((), np.asarray(getattr(exact_control, name)), {"of": "gamma 10 % off"})
+        variables[f"exact_published_{name}"] = ((), np.asarray(getattr(published, name)), {"of": "published tuning"})
         variables[f"final_{name}"] = (("algorithm", "seed"), final[name], {})
         for control, alignment in controls.items():
             variables[f"{control}_{name}"] = ((), np.asarray(getattr(alignment, name)), {"of": f"{control} with GD++"})

@@ -97,8 +97,8 @@ def alignment_claims(data: xr.Dataset, source: str, *, cosine: float | None = No
 def exact_claims(data: xr.Dataset, source: str) -> list[Claim]:
     """The same against GD++ with exactly tuned numbers, where the stack is first compared with others.
 
-    Its near misses are gamma 10 % off and what the published tuning found; in each measure, margin and control come from
-    the nearer one (with many tied layers gamma 10 % off is far from a near miss).
+    Its near misses are gamma 10 % off and what the published tuning found; in each measure, margin and control come
+    from the nearer one (with many tied layers gamma 10 % off is far from a near miss).
     """
     loss, tuned = data["final_loss"], "gd++, tuned exactly"
     names = {

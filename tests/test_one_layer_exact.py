@@ -363,7 +363,7 @@ def test_line_search_needs_the_loss_itself(recipe, message):
 @pytest.fixture
 def hasty_compiler(monkeypatch):
     """Compiles faster and runs slower."""
-    monkeypatch.setattr(loop, "_compiler_options", lambda: {"xla_backend_optimization_level": 0})
+    monkeypatch.setattr(loop, "compiler_options", lambda: {"xla_backend_optimization_level": 0})
 
 
 def excess(task, measurement, index):

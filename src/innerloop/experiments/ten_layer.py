@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
 import xarray as xr
 
 from innerloop.claims import Claim, Criterion, statistical
@@ -60,6 +61,7 @@ def analyse(preset: Preset, runs: Mapping[str, Run], stage: Stage) -> Results:
     five = runs[five_layer.STACK]
     samples = held_out_batch(runs[STACK].recipe).samples()
     losses = Lineup({}, {"five": five.transformers()}, len(five.recipe.seeds)).measure(mean_loss, samples)[0]
+    data = data.assign_coords(five_seed=np.asarray(five.recipe.seeds))
     data["five_untied_loss"] = (("five_seed",), losses, {"units": "half squared error, mean over tasks"})
     claims = [
         *loss_claims(data, "Fig 7", interpolates=True),

@@ -35,7 +35,7 @@ def recipes(preset: Preset, num_seeds: int | None) -> dict[str, Recipe]:
     one = one_layer.recipes(preset, num_seeds)[one_layer.MAIN]
     three = published(num_layers=3, seeds=tuple(range(num_seeds or {"smoke": 2, "quick": 3, "paper": 5}[preset])))
     if preset == "quick":
-        three = dataclasses.replace(three, num_steps=2000)
+        three = dataclasses.replace(three, num_steps=3000)
     elif preset == "smoke":
         three = dataclasses.replace(three, num_steps=300, batch_size=256, evaluation_tasks=1000)
     return {ONE: one, THREE: three}

@@ -88,8 +88,8 @@ def _five_layers_claim(data: xr.Dataset) -> Claim:
     ten = data["final_loss"].sel(learner="trained").values
     return statistical(
         "worse-than-five-untied", "ten tied layers are worse than five untied ones", "Fig 7", ten / five.mean() - 1,
-        WORSE, published="worse", unit="relative difference of losses", control="the five untied layers themselves",
-        control_values=five / five.mean() - 1,
+        WORSE, published="worse", unit="relative difference of losses", control="the five untied layers' own mean",
+        control_values=[0.0],
     )  # fmt: skip
 
 

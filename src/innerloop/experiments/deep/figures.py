@@ -73,7 +73,7 @@ def weights_figure(data: xr.Dataset, *, layer: int, what: str) -> Figure:
     gamma, c = float(one["curvature_correction"]), float(one["step_size"])
     caption(
         figure,
-        f"{what}, seed {int(data['seed'][0])}, in the gauge where W_K^T W_Q has mean diagonal 1 (b = {scale:.3f}). "
+        f"{what}, seed {int(data['seed'][0])}, in the gauge where W_K^T W_Q has mean diagonal 1 (b = {scale:.3f}).\n"
         f"The diagonal of P W_V says -gamma and, last, -c: gamma = {gamma:.4f}, c = {c:.4f}.",
     )
     return figure

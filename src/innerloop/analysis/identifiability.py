@@ -66,7 +66,7 @@ def read_entries(
 def compare_layers(
     stack: Products, other: Products, config: StackConfig, *, input_size: int, output_size: int = 1
 ) -> LayerComparison:
-    """Compares two stacks of one architecture by what their predictions determine.
+    """Compares two stacks of one architecture by what their predictions determine, both starting at W0 = 0.
 
     Args:
         stack: products of one head per layer.
@@ -77,8 +77,6 @@ def compare_layers(
 
     Raises:
         ValueError: for several heads, which may be mixed without changing a prediction.
-
-    Both stacks are taken to start at W0 = 0.
     """
     if config.num_heads != 1:
         raise ValueError(

@@ -19,6 +19,7 @@ from innerloop.experiments.deep import (
     loss_note,
     measure,
     shift_claims,
+    shortened_note,
     training_figure,
 )
 from innerloop.experiments.experiment import Experiment, Preset, Results, Stage
@@ -126,11 +127,7 @@ def _notes(preset: Preset, runs: Mapping[str, Run], data: xr.Dataset) -> list[st
         "others. It is fitted with an added tail beyond the sample, and reported on contexts that took no part.",
     ]
     if preset == "quick":
-        recipe, tuning = runs[STACK].recipe, runs[TUNING].recipe
-        notes.append(
-            f"quick trains {recipe.num_steps} steps of {recipe.batch_size} tasks and tunes GD++ for {tuning.num_steps} "
-            "steps; the paper's recipe (--preset paper) has 50 000 of 2048 and 30 000."
-        )
+        notes.append(shortened_note(runs[STACK].recipe, runs[TUNING].recipe))
     return notes
 
 

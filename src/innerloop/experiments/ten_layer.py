@@ -18,6 +18,7 @@ from innerloop.experiments.deep import (
     loss_note,
     measure,
     reading_claims,
+    shortened_note,
     training_figure,
     weights_figure,
 )
@@ -96,11 +97,7 @@ def _five_layers_claim(data: xr.Dataset) -> Claim:
 def _notes(preset: Preset, runs: Mapping[str, Run], data: xr.Dataset) -> list[str]:
     notes = [loss_note(data)]
     if preset == "quick":
-        recipe, tuning = runs[STACK].recipe, runs[TUNING].recipe
-        notes.append(
-            f"quick trains {recipe.num_steps} steps of {recipe.batch_size} tasks and tunes GD++ for {tuning.num_steps} "
-            "steps; the paper's recipe (--preset paper) has 20 000 of 2048 and 1000."
-        )
+        notes.append(shortened_note(runs[STACK].recipe, runs[TUNING].recipe))
     return notes
 
 

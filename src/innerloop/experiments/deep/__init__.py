@@ -9,6 +9,7 @@ from innerloop.experiments.deep.judge import (
     order_claims,
     reading_claims,
     shift_claims,
+    shortened_note,
 )
 from innerloop.experiments.deep.measure import SIZES, STAGES, measure
 
@@ -23,6 +24,7 @@ __all__ = [
     "order_claims",
     "reading_claims",
     "shift_claims",
+    "shortened_note",
     "training_figure",
     "weights_figure",
 ]

@@ -84,7 +84,7 @@ def draw(data: xr.Dataset) -> "dict[str, Figure]":
         see = "Five untied layers against five steps of GD and of GD++, tuned by training and exactly."
         return {
             "figure-3b": training_figure(data, title="five untied layers", see=see),
-            "figure-6c": shift_figure(data, _SHOWN, "the stack follows GD++ near a = 1; the token clip bounds it."),
+            "figure-6c": shift_figure(data, _SHOWN, "the token clip bounds what GD, GD++ and the stack lose."),
         }
 
 

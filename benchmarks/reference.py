@@ -83,7 +83,7 @@ def check_files(path: Path) -> None:
 
 def reference_settings(recipe: Recipe) -> dict[str, Any]:
     """The published configuration's entries for a recipe of concatenated tokens and linear attention."""
-    task, model, optimizer = recipe.task, recipe.model, recipe.optimizer
+    task, model, optimizer = recipe.linear_task(), recipe.model, recipe.optimizer
     token_size = task.input_size + task.output_size
     return {
         "seed": recipe.seeds[0],

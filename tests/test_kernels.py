@@ -12,7 +12,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from innerloop.kernels import batch_loss, training_kernel
-from innerloop.kernels.linear_stack import query_target_entries
+from innerloop.kernels.linear_stack import linear_stack_entries
 from innerloop.keys import root_key
 from innerloop.models import StackConfig, Transformer, products
 from innerloop.tasks import Batch, LinearRegression
@@ -174,7 +174,7 @@ def assert_forms_agree(config, input_size, output_size, context_length, seed):
     np.testing.assert_allclose(loss, expected_loss, rtol=1e-12)
     assert relative_difference(gradient, expected) < 1e-12
     encoded = tokens.encode_batch(batch)
-    moved = query_target_entries(config, products(weights), encoded, output_size) - encoded[input_size:, -1]
+    moved = linear_stack_entries(config, products(weights), encoded, output_size) - encoded[input_size:, -1]
     assert float(jnp.abs(moved).max()) > 1e-3
 
 
@@ -206,7 +206,7 @@ def test_cost_of_the_gram_form_does_not_grow_with_the_context(token_clip, num_pr
     num_tokens = 1009
     config = StackConfig(num_layers=5, token_clip=token_clip)
     weights = random_weights(config, TOKEN_SIZE, seed=6)
-    program = jax.make_jaxpr(lambda tokens: query_target_entries(config, products(weights), tokens, OUTPUT_SIZE))(
+    program = jax.make_jaxpr(lambda tokens: linear_stack_entries(config, products(weights), tokens, OUTPUT_SIZE))(
         jnp.zeros((TOKEN_SIZE, num_tokens, BATCH_SIZE))
     )
     sees_context = [

@@ -241,7 +241,7 @@ MISFITS = {
     ],
     # Kinds.
     ("task",): [(3, "kind must be one of linear_regression.*recipe.task"), (None, "recipe.task"), ({}, "recipe.task")],
-    ("task", "kind"): ("regression", "kind must be one of linear_regression, got 'regression' @ recipe.task"),
+    ("task", "kind"): ("regression", "kind must be one of linear_regression, .*, got 'regression' @ recipe.task"),
     ("task", "inputs"): [("cauchy", "kind must be one of uniform.*'cauchy' @ recipe.task.inputs"), (3, "task.inputs")],
     ("task", "inputs", "kind"): [
         ("cauchy", "kind must be one of uniform.*'cauchy' @ recipe.task.inputs"),

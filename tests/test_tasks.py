@@ -21,6 +21,7 @@ from innerloop.tasks import (
     Gaussian,
     LinearRegression,
     Normal,
+    SineWaves,
     Uniform,
     other_input_distributions,
     typical_context_norm,
@@ -31,8 +32,16 @@ ROUNDING = {"rtol": 1e-5, "atol": 1e-6}  # of float32
 MANY = 200_000  # one number, so that draws share a program
 SIZES = {"input_size": INPUT_SIZE, "output_size": OUTPUT_SIZE, "context_length": CONTEXT_LENGTH}
 INPUTS = {kind: Gaussian(COVARIANCE) if cls is Gaussian else cls() for kind, cls in INPUT_DISTRIBUTIONS.items()}
+
+
+def smallest(family):
+    """A family at the tests' sizes."""
+    return family(**(SIZES | {"input_size": 1, "output_size": 1} if family is SineWaves else SIZES))
+
+
 TASK_EXAMPLES = {
-    **{kind: cls(**SIZES) for kind, cls in TASKS.items() if cls is not LinearRegression},
+    **{kind: smallest(cls) for kind, cls in TASKS.items() if cls is not LinearRegression},
+    "sine_waves-reference": SineWaves(context_length=CONTEXT_LENGTH, variant="reference"),
     **{f"linear_regression-{kind}": LinearRegression(**SIZES, inputs=inputs) for kind, inputs in INPUTS.items()},
     "linear_regression-noisy": LinearRegression(**SIZES, noise_std=0.4),
     "linear_regression-normalised": LinearRegression(**SIZES, normalise_context=True, input_scale=1.7),
@@ -58,13 +67,14 @@ def samples_of(task, seed, num_tasks=5):
 @every_task
 def test_shapes(task):
     batch = jax.eval_shape(lambda: task.sample_batch(root_key(0), 5))
-    assert batch.inputs.shape == (INPUT_SIZE, CONTEXT_LENGTH + 1, 5)
-    assert batch.targets.shape == (OUTPUT_SIZE, CONTEXT_LENGTH + 1, 5)
+    n_i, n_o = task.input_size, task.output_size
+    assert batch.inputs.shape == (n_i, CONTEXT_LENGTH + 1, 5)
+    assert batch.targets.shape == (n_o, CONTEXT_LENGTH + 1, 5)
     samples = jax.eval_shape(lambda: task.samples(root_key(0), 5))
-    assert samples.problem.context_inputs.shape == (5, CONTEXT_LENGTH, INPUT_SIZE)
-    assert samples.problem.context_targets.shape == (5, CONTEXT_LENGTH, OUTPUT_SIZE)
-    assert samples.problem.query_input.shape == (5, INPUT_SIZE)
-    assert samples.query_target.shape == (5, OUTPUT_SIZE)
+    assert samples.problem.context_inputs.shape == (5, CONTEXT_LENGTH, n_i)
+    assert samples.problem.context_targets.shape == (5, CONTEXT_LENGTH, n_o)
+    assert samples.problem.query_input.shape == (5, n_i)
+    assert samples.query_target.shape == (5, n_o)
     sample = jax.eval_shape(lambda: task.sample(root_key(0)))
     assert [leaf.shape for leaf in jax.tree.leaves(sample)] == [leaf.shape[1:] for leaf in jax.tree.leaves(samples)]
 
@@ -82,7 +92,7 @@ def test_samples_are_slices_of_the_batch(task):
 
 @pytest.mark.parametrize("family", TASKS)
 def test_sample_is_the_only_task_of_a_batch_of_one(family):
-    task = TASKS[family](**SIZES)
+    task = smallest(TASKS[family])
     sample, samples = jax.jit(task.sample)(root_key(1)), samples_of(task, 1, num_tasks=1)
     assert_trees_close(sample, jax.tree.map(lambda leaf: leaf[0], samples), **ROUNDING)
 

@@ -475,6 +475,8 @@ SMALL = Recipe(
     evaluation_tasks=7,
 )
 TWO_LAYERS = dataclasses.replace(SMALL, model=StackConfig(num_layers=2))
+NORMED = dataclasses.replace(SMALL, model=StackConfig(num_layers=2, layer_norm="before"))
+MLP = dataclasses.replace(SMALL, model=StackConfig(mlp="input"))
 EXPECTED = dataclasses.replace(SMALL, loss="expected", optimizer=OptimizerConfig(gradient_clip=None))
 CHANGES = {
     "task.noise_std": (SMALL, 0.2),
@@ -484,6 +486,9 @@ CHANGES = {
     "task.normalise_context": (SMALL, True),
     "model.num_layers": (SMALL, 2),
     "model.query_in_keys": (SMALL, True),
+    "model.causal": (TWO_LAYERS, True),
+    "model.attention": (SMALL, ("softmax",)),
+    "model.layer_norm": (NORMED, "between"),
     "model.damping": (SMALL, 0.5),
     "model.update": (TWO_LAYERS, "targets"),
     "model.token_clip": (SMALL, 0.1),
@@ -495,6 +500,11 @@ CHANGES = {
     "evaluation_seed": (SMALL, 1),
 }
 SHAPES = {
+    "model.embedding_size": (SMALL, 4),
+    "model.mlp": (SMALL, "block"),
+    "model.mlp_widening": (MLP, 2),
+    "model.mlp_bias": (MLP, False),
+    "gd_on_features": (MLP, 0.3),
     "task.input_size": (SMALL, 3),
     "task.output_size": (SMALL, 2),
     "task.context_length": (SMALL, 4),

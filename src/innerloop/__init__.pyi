@@ -2,6 +2,8 @@
 
 from .algorithms import GradientDescent as GradientDescent
 from .algorithms import GradientDescentPlusPlus as GradientDescentPlusPlus
+from .algorithms import KernelGradientDescent as KernelGradientDescent
+from .algorithms import OnFeatures as OnFeatures
 from .algorithms import Ridge as Ridge
 from .algorithms import Trivial as Trivial
 from .algorithms import bayes_optimal as bayes_optimal
@@ -18,6 +20,9 @@ from .analysis import task_losses as task_losses
 from .analysis import trajectory_losses as trajectory_losses
 from .claims import Claim as Claim
 from .claims import Criterion as Criterion
+from .constructions import feature_descent_transformer as feature_descent_transformer
+from .constructions import feature_descent_weights as feature_descent_weights
+from .constructions import feature_embedding as feature_embedding
 from .constructions import gradient_descent_plus_plus_transformer as gradient_descent_plus_plus_transformer
 from .constructions import gradient_descent_plus_plus_weights as gradient_descent_plus_plus_weights
 from .constructions import gradient_descent_transformer as gradient_descent_transformer
@@ -35,6 +40,8 @@ from .experiments import EXPERIMENTS as EXPERIMENTS
 from .experiments import Experiment as Experiment
 from .keys import named_key as named_key
 from .keys import root_key as root_key
+from .models import EmbeddingWeights as EmbeddingWeights
+from .models import MLPWeights as MLPWeights
 from .models import Products as Products
 from .models import StackConfig as StackConfig
 from .models import StackWeights as StackWeights
@@ -53,7 +60,9 @@ from .tasks import Gaussian as Gaussian
 from .tasks import Laplace as Laplace
 from .tasks import LinearRegression as LinearRegression
 from .tasks import Normal as Normal
+from .tasks import RandomNetwork as RandomNetwork
 from .tasks import Sample as Sample
+from .tasks import SineWaves as SineWaves
 from .tasks import Uniform as Uniform
 from .tasks import other_input_distributions as other_input_distributions
 from .tokens import ConcatenatedTokens as ConcatenatedTokens
@@ -61,6 +70,8 @@ from .training import OptimizerConfig as OptimizerConfig
 from .training import Recipe as Recipe
 from .training import expected as expected
 from .training import published as published
+from .training import published_sine as published_sine
+from .training import published_sine_control as published_sine_control
 from .training import published_tuning as published_tuning
 from .training import recipe_from_json as recipe_from_json
 from .training import recipe_to_json as recipe_to_json

@@ -45,6 +45,7 @@ from innerloop.store import (
     write_json,
     write_tensors,
 )
+from innerloop.tasks import LinearRegression, family_name
 from innerloop.training import (
     Measurement,
     Recipe,
@@ -119,10 +120,12 @@ class Run:
 def name_of(recipe: Recipe) -> str:
     """The name under which a recipe's run is stored on this backend."""
     task, model = recipe.task, recipe.model
+    family = "" if type(task) is LinearRegression else f"{family_name(task)}-"
     kind = "tied" if model.tied else "untied"
     trained = "" if recipe.gd_plus_plus_from is None else "-gd++"
     trained += "-expected" if recipe.loss == "expected" else ""
-    label = f"{model.num_layers}-{kind}-N{task.context_length}-d{task.input_size}{trained}"
+    trained += "" if recipe.gd_on_features is None else "-gd"
+    label = f"{family}{model.num_layers}-{kind}-N{task.context_length}-d{task.input_size}{trained}"
     with numerics(recipe):
         kernel_path = recipe_path(recipe)
     return run_name(label, recipe_to_json(recipe), kernel_path=kernel_path, backend=jax.default_backend())

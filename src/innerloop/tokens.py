@@ -55,8 +55,8 @@ class ConcatenatedTokens(eqx.Module):
     def query_prediction(
         self, tokens: Float[Array, "*layers tokens token_size"], problem: Problem
     ) -> Float[Array, "*layers output_size"]:
-        """Minus the target entries of the query token."""
-        return -tokens[..., -1, problem.query_input.shape[0] :]
+        """Minus the target entries of the query token, which are its last ones, embedded or not."""
+        return -tokens[..., -1, tokens.shape[-1] - problem.context_targets.shape[-1] :]
 
     def context_prediction(
         self, tokens: Float[Array, "*layers tokens token_size"], problem: Problem

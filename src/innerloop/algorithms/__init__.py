@@ -1,8 +1,20 @@
 """Reference learners: the known algorithms that trained transformers are compared with."""
 
+from innerloop.algorithms.deep_features import FeatureMap, KernelFunction, KernelGradientDescent, OnFeatures
 from innerloop.algorithms.gradient_descent import GradientDescent
 from innerloop.algorithms.gradient_descent_plus_plus import GradientDescentPlusPlus, Residuals
 from innerloop.algorithms.ridge import Ridge, bayes_optimal
 from innerloop.algorithms.trivial import Trivial
 
-__all__ = ["GradientDescent", "GradientDescentPlusPlus", "Residuals", "Ridge", "Trivial", "bayes_optimal"]
+__all__ = [
+    "FeatureMap",
+    "GradientDescent",
+    "GradientDescentPlusPlus",
+    "KernelFunction",
+    "KernelGradientDescent",
+    "OnFeatures",
+    "Residuals",
+    "Ridge",
+    "Trivial",
+    "bayes_optimal",
+]

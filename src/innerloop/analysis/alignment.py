@@ -7,7 +7,12 @@ many tasks, for two learners with g, g' and predictions yhat, yhat':
     model difference       mean |g - g'|
     prediction difference  mean |yhat - yhat'|
 
-with Euclidean norms (over outputs and inputs together where there are several outputs).
+with Euclidean norms (over outputs and inputs together where there are several outputs). For learners that are not
+linear in the query these are the first terms of the two functions' Taylor expansions at the query: the *partial* cosine
+and the *partial* difference of Fig 4. With one input dimension the cosine is agreement in sign.
+
+Every measure can be taken at any step of the trajectory: ``step=0`` compares what the learners predict before their
+first layer, ``step=-1`` (the default) what they predict in the end.
 """
 
 import equinox as eqx
@@ -28,25 +33,32 @@ class Alignment(eqx.Module):
     prediction_difference: Float[Array, "*batch"]
 
 
-def sensitivity(learner: Learner, problem: Problem) -> Float[Array, "output_size input_size"]:
-    """Derivative of the prediction with respect to the query input."""
+def sensitivity(learner: Learner, problem: Problem, *, step: int = -1) -> Float[Array, "output_size input_size"]:
+    """Derivative of the prediction with respect to the query input, after the given step of the trajectory."""
 
     def prediction(query_input):
-        return learner(Problem(problem.context_inputs, problem.context_targets, query_input)).value
+        return learner(Problem(problem.context_inputs, problem.context_targets, query_input)).trajectory[step]
 
     return jax.jacrev(prediction)(problem.query_input)
 
 
 @eqx.filter_jit
-def align(learner: Learner, other: Learner, samples: Sample) -> Alignment:
-    """Compares two learners on the same tasks (leading axis of ``samples``)."""
+def align(learner: Learner, other: Learner, samples: Sample, *, step: int = -1) -> Alignment:
+    """Compares two learners on the same tasks.
+
+    Args:
+        learner: one of them.
+        other: the other.
+        samples: the tasks, along the leading axis.
+        step: which entry of both trajectories to compare.
+    """
 
     def one_task(sample: Sample) -> Alignment:
-        ours, theirs = (sensitivity(one, sample.problem) for one in (learner, other))
+        ours, theirs = (sensitivity(one, sample.problem, step=step) for one in (learner, other))
         norms = jnp.linalg.norm(ours) * jnp.linalg.norm(theirs)
         is_defined = norms > 0  # a learner that ignores the query is aligned with nothing
         cosine = jnp.where(is_defined, jnp.sum(ours * theirs) / jnp.where(is_defined, norms, jnp.ones_like(norms)), 0)
-        predictions = [one(sample.problem).value for one in (learner, other)]
+        predictions = [one(sample.problem).trajectory[step] for one in (learner, other)]
         return Alignment(cosine, jnp.linalg.norm(ours - theirs), jnp.linalg.norm(predictions[0] - predictions[1]))
 
     return jax.tree.map(jnp.mean, over_tasks(one_task, samples))

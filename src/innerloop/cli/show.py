@@ -46,6 +46,7 @@ def print_run(run: "Run", path: Path, console: "Console") -> None:
     from innerloop.analysis import read_layers
     from innerloop.exact import one_step_loss, optimal_learning_rate
     from innerloop.models import products
+    from innerloop.tasks import LinearRegression
     from innerloop.training import numerics, recipe_to_json
 
     console.print(f"[bold]{run.name}[/bold]  {path}", highlight=False)
@@ -65,15 +66,17 @@ def print_run(run: "Run", path: Path, console: "Console") -> None:
     console.print(table)
     for seed, step in run.diverged().items():
         console.print(f"seed {seed} diverged at step {step}: its loss, gradient or update was not finite", style="red")
-    if not run.recipe.task.normalise_context:
-        best = optimal_learning_rate(run.recipe.task)
+    task = run.recipe.task
+    if isinstance(task, LinearRegression) and not task.normalise_context:
+        best = optimal_learning_rate(task)
         console.print(
-            f"one optimal gradient step: expected loss {one_step_loss(run.recipe.task, best):.5f} at "
-            f"c = eta / N = {best / run.recipe.task.context_length:.5f}",
+            f"one optimal gradient step: expected loss {one_step_loss(task, best):.5f} at "
+            f"c = eta / N = {best / task.context_length:.5f}",
             highlight=False,
         )
-    if run.recipe.model.num_layers == 1 and run.recipe.model.num_heads == 1 and not run.diverged():
+    model = run.recipe.model
+    if model.is_linear and model.num_layers == 1 and model.num_heads == 1 and not run.diverged():
         with numerics(run.recipe):
-            reading = read_layers(products(run.weights), run.recipe.task.input_size)
+            reading = read_layers(products(run.weights), task.input_size)
         sizes = ", ".join(f"{size:.5f}" for size in np.asarray(reading.step_size).ravel())
         console.print(f"the trained weights say c = {sizes}", highlight=False)

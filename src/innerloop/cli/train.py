@@ -10,7 +10,7 @@ import tyro
 from innerloop.cli.main import InputError
 from innerloop.cli.parse import json_argument, parse
 from innerloop.cli.show import print_run
-from innerloop.tasks import INPUT_DISTRIBUTIONS, InputDistribution
+from innerloop.tasks import INPUT_DISTRIBUTIONS, TASKS, InputDistribution
 from innerloop.training import Recipe, recipe_from_json, structure
 
 
@@ -18,6 +18,7 @@ def run(arguments: Sequence[str]) -> int:
     """Parses and runs. A recipe file sets the defaults that other options override."""
     arguments = list(arguments)
     default, arguments = _take_recipe_file(arguments)
+    default, arguments = _take_family(default, arguments)
 
     def train(recipe: Annotated[Recipe, tyro.conf.arg(name="")] = default, out: Path = Path("results")) -> int:
         """Trains a recipe and prints what it reached.
@@ -26,6 +27,8 @@ def run(arguments: Sequence[str]) -> int:
         the recipe: the same command loads it again, an interrupted one goes on from its checkpoint to the same bits.
 
         --recipe FILE reads a recipe (the recipe.json of a stored run, say) whose values other options override.
+        --task.kind NAME chooses a task family: linear_regression, sine_waves, random_network. Its own options then
+        replace those of linear regression (--task.kind sine_waves --help lists them).
 
         Args:
             recipe: what to train.
@@ -47,6 +50,20 @@ def _train(recipe: Recipe, out: Path) -> int:
         trained = obtain_run(recipe, out / "runs", bars.training("recipe", recipe.num_steps))
     print_run(trained, out / "runs" / trained.name, console)
     return 1 if len(trained.diverged()) == len(recipe.seeds) else 0
+
+
+def _take_family(default: Recipe, arguments: list[str]) -> tuple[Recipe, list[str]]:
+    """Puts a family that is asked for into the defaults, so that the command line has that family's options."""
+    for position, argument in enumerate(arguments):
+        name, _, inline = argument.partition("=")
+        if name == "--task.kind":
+            family = inline or next(iter(arguments[position + 1 :]), "")
+            if family not in TASKS:
+                raise InputError(f"--task.kind must be one of {', '.join(TASKS)}, got {family!r}")
+            if type(default.task) is not TASKS[family]:
+                default = dataclasses.replace(default, task=TASKS[family]())  # pyright: ignore[reportCallIssue]
+            return default, arguments[:position] + arguments[position + (1 if inline else 2) :]
+    return default, arguments
 
 
 def _take_recipe_file(arguments: list[str]) -> tuple[Recipe, list[str]]:

@@ -1,5 +1,10 @@
 """Weights written by hand: with them, a transformer performs a known algorithm exactly."""
 
+from innerloop.constructions.deep_features import (
+    feature_descent_transformer,
+    feature_descent_weights,
+    feature_embedding,
+)
 from innerloop.constructions.gradient_descent import gradient_descent_transformer, gradient_descent_weights
 from innerloop.constructions.gradient_descent_plus_plus import (
     gradient_descent_plus_plus_transformer,
@@ -7,6 +12,9 @@ from innerloop.constructions.gradient_descent_plus_plus import (
 )
 
 __all__ = [
+    "feature_descent_transformer",
+    "feature_descent_weights",
+    "feature_embedding",
     "gradient_descent_plus_plus_transformer",
     "gradient_descent_plus_plus_weights",
     "gradient_descent_transformer",

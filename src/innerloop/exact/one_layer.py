@@ -107,6 +107,11 @@ def check_one_layer(task: Task, config: StackConfig, *, has_initial_weights: boo
     """Raises ValueError, naming the option, where `one_layer_loss` does not cover an architecture or a task."""
     if config.num_layers != 1:
         raise ValueError(f"model.num_layers must be 1 for the expected loss, got {config.num_layers}; sample the loss")
+    if not config.is_linear:
+        raise ValueError(
+            "model must be linear attention alone for the expected loss (no softmax, mask, embedding, MLP or "
+            "LayerNorm); sample the loss"
+        )
     if config.query_in_keys:
         raise ValueError("model.query_in_keys must be False for the expected loss; sample the loss")
     if config.token_clip is not None:

@@ -79,7 +79,7 @@ def draw(data: xr.Dataset) -> "dict[str, Figure]":
 
 def _measure(run: Run, *, num_contexts: int) -> xr.Dataset:
     """One context length: gammas by tuning, by conditioning and by training; spectra before and after a step."""
-    task = run.recipe.task
+    task = run.recipe.linear_task()
     tuned = tune(task, 2, spectra=tuning_spectra(task, num_contexts=num_contexts))
     gamma = float(tuned.curvature_corrections[0])
     reading = read_layers(products(run.weights), task.input_size)

@@ -91,7 +91,7 @@ def draw(data: xr.Dataset) -> "dict[str, Figure]":
 def _without_clip(run: Run, num_tasks: int) -> xr.Dataset:
     """The trained weights on inputs scaled by two, with the token clip and without it."""
     recipe = run.recipe
-    far = dataclasses.replace(recipe.task, input_scale=FAR_SCALE * recipe.task.input_scale)
+    far = dataclasses.replace(recipe.linear_task(), input_scale=FAR_SCALE * recipe.linear_task().input_scale)
     samples = far.samples(named_key(root_key(0), "far inputs"), num_tasks)
     trained = run.transformers()
     unclipped = Transformer(dataclasses.replace(recipe.model, token_clip=None), trained.weights, trained.tokens)

@@ -68,7 +68,7 @@ def draw(data: xr.Dataset) -> "dict[str, Figure]":
 
 def _read(run: Run, *, num_contexts: int) -> xr.Dataset:
     """One run's products beside those of the construction with tuned numbers; one distinct layer each."""
-    task, config = run.recipe.task, run.recipe.model
+    task, config = run.recipe.linear_task(), run.recipe.model
     if config.num_layers == 1:
         learning_rate, correction = optimal_learning_rate(task), 0.0
     else:

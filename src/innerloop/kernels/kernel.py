@@ -19,7 +19,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from innerloop.kernels.linear_stack import query_target_entries
+from innerloop.kernels.embedded_layer import embedded_layer_entries, serves_embedded_layer
+from innerloop.kernels.general_stack import general_stack_entries
+from innerloop.kernels.linear_stack import linear_stack_entries
 from innerloop.models import StackConfig, StackWeights, products
 from innerloop.tasks import Batch, Task
 from innerloop.tokens import ConcatenatedTokens
@@ -58,11 +60,11 @@ def training_kernel(config: StackConfig, tokens: ConcatenatedTokens, task: Task,
     return jax_kernel(config, tokens, task, batch_size) if native is None else native
 
 
-def training_path(tokens: ConcatenatedTokens) -> str:
+def training_path(config: StackConfig, tokens: ConcatenatedTokens) -> str:
     """The `Kernel.path` that `training_kernel` would choose now, without building it."""
     from innerloop.kernels.native import is_chosen
 
-    return "native" if is_chosen(tokens) else "jax"
+    return "native" if is_chosen(config, tokens) else "jax"
 
 
 def jax_kernel(config: StackConfig, tokens: ConcatenatedTokens, task: Task, batch_size: int) -> Kernel:
@@ -82,5 +84,23 @@ def batch_loss(
 ) -> Float[Array, ""]:
     """Half squared error of the query's prediction, summed over outputs, mean over tasks."""
     query_targets = batch.targets[:, -1]  # (output_size, batch)
-    entries = query_target_entries(config, products(weights), tokens.encode_batch(batch), query_targets.shape[0])
+    entries = query_target_entries(config, weights, tokens.encode_batch(batch), query_targets.shape[0])
     return 0.5 * jnp.mean(jnp.sum((query_targets + entries) ** 2, axis=0))
+
+
+def query_target_entries(
+    config: StackConfig, weights: StackWeights, tokens: Float[Array, "token_size tokens batch"], num_targets: int
+) -> Float[Array, "num_targets batch"]:
+    """Target entries of the query token after the last layer (minus the prediction), by the code made for the stack.
+
+    Args:
+        config: architecture of the stack.
+        weights: its parameters.
+        tokens: the tokens of every task, the query last.
+        num_targets: number of target entries at the end of a token.
+    """
+    if config.is_linear:
+        return linear_stack_entries(config, products(weights), tokens, num_targets)
+    if serves_embedded_layer(config):
+        return embedded_layer_entries(config, weights, tokens, num_targets)
+    return general_stack_entries(config, weights, tokens, num_targets)

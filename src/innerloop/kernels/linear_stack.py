@@ -30,7 +30,7 @@ _LONGEST_UNROLLED_SUM = 64
 _LAYERS_ON_VECTORS = 2
 
 
-def query_target_entries(
+def linear_stack_entries(
     config: StackConfig,
     products: Products,
     tokens: Float[Array, "token_size tokens batch"],

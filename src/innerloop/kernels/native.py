@@ -1,8 +1,8 @@
 """The native kernel: loss and gradient of a batch in one call to C++ (its sources are in ``native/``).
 
-It serves stacks of linear attention in single precision on CPUs, with every option of `StackConfig`. Linear regression
-on uniform inputs is sampled inside the call, from the very words that `LinearRegression.draw` would use; any other task
-hands it batches that JAX made. ``docs/native.md`` describes how it works.
+It serves stacks of linear attention in single precision on CPUs: every option of `StackConfig` with which a stack
+`is_linear`. Linear regression on uniform inputs is sampled inside the call, from the very words that
+`LinearRegression.draw` would use; any other task hands it batches that JAX made. How it works: ``docs/native.md``.
 
 The environment variable ``INNERLOOP_NATIVE`` says whether to use it: ``auto`` (the default) where it is built,
 ``required`` to fail where it is not, ``off`` to train in JAX.
@@ -62,8 +62,8 @@ def native_kernel(
 ) -> Kernel | None:
     """The native implementation for a model and a task; None where JAX has to do it.
 
-    None means double precision, a backend other than the CPU, another kind of tokens, a library that is not built, or
-    ``INNERLOOP_NATIVE=off``.
+    None means double precision, a backend other than the CPU, another kind of stack or tokens, a library that is not
+    built, or ``INNERLOOP_NATIVE=off``.
 
     Args:
         config: the stack's architecture.
@@ -77,7 +77,7 @@ def native_kernel(
         NativeModeError: if ``INNERLOOP_NATIVE`` has none of its three values.
         NativeUnavailableError: if it is ``required`` and the library cannot be used.
     """
-    if not is_chosen(tokens):
+    if not is_chosen(config, tokens):
         return None
 
     options = {
@@ -106,7 +106,7 @@ def native_kernel(
     return Kernel("native", prepare, loss_and_gradient)
 
 
-def is_chosen(tokens: ConcatenatedTokens) -> bool:
+def is_chosen(config: StackConfig, tokens: ConcatenatedTokens) -> bool:
     """Whether `native_kernel` would give a kernel now: what the user asks for, and whether the code serves the case.
 
     Raises:
@@ -117,6 +117,7 @@ def is_chosen(tokens: ConcatenatedTokens) -> bool:
     is_served = (
         jnp.result_type(float) == jnp.float32
         and jax.default_backend() == "cpu"
+        and config.is_linear
         and isinstance(tokens, ConcatenatedTokens)
     )
     return is_wanted and is_served

@@ -1,17 +1,28 @@
 """How much arithmetic a batch's loss and gradient take, counted by formulas.
 
-Additions and multiplications of the arrangement that the native kernel uses (``docs/native.md``), leading terms only,
-per task, with N context tokens, tokens of width d = n_i + n_o, H heads and K layers:
+For stacks of linear attention: additions and multiplications of the arrangement that the native kernel uses
+(``docs/native.md``), leading terms only, per task, with N context tokens, tokens of width d, H heads and K layers:
 
     one layer                           8 H N d + 8 H d^2
     K >= 2, no clip (Gram form)         N d^2 + (K - 2)(12 H + 8) d^3 + (1 + 2 H)(16 H + 2) d^2
     K >= 2, token clip (token form)     (K - 1)(9 N d^2 + 12 H d^3) + 8 H N d + 8 H d^2
 
-and 2 N n_i n_o for the targets. Random numbers are no arithmetic in this sense; `random_words` counts them.
+and 2 N n_i n_o for the targets. For any other stack: three times the forward pass of `innerloop.kernels.general_stack`,
+with h hidden units per MLP and f = 20 for a GELU or an exponential,
+
+    per layer                           6 (N + 1) (2 H d^2 + 2 H N d + 2 d h) + 3 f (N + 1) (h + H N)
+    embedding and input MLP             6 (N + 1) (d (n_i + n_o) + 2 d h) + 3 f (N + 1) h
+
+Random numbers are no arithmetic in this sense; `random_words` counts them.
 """
 
+import jax
+
+from innerloop.keys import root_key
 from innerloop.models import StackConfig
 from innerloop.tasks import Task
+
+_SPECIAL_FUNCTION = 20
 
 
 def operations_per_task(config: StackConfig, task: Task) -> int:
@@ -21,6 +32,8 @@ def operations_per_task(config: StackConfig, task: Task) -> int:
     >>> operations_per_task(StackConfig(), LinearRegression())  # 8 * 10 * 11 + 8 * 11 * 11 + 2 * 10 * 10
     2048
     """
+    if not config.is_linear:
+        return _general_operations(config, task)
     context, heads = task.context_length, config.num_heads
     width = task.input_size + task.output_size
     targets = 2 * context * task.input_size * task.output_size
@@ -36,10 +49,24 @@ def operations_per_task(config: StackConfig, task: Task) -> int:
 
 
 def random_words(task: Task) -> int:
-    """32-bit random words per task of linear regression without noise: inputs and the task's weights.
+    """Random numbers per task.
 
     >>> from innerloop.tasks import LinearRegression
     >>> random_words(LinearRegression())  # 11 * 10 + 10
     120
     """
-    return (task.context_length + 1) * task.input_size + task.input_size * task.output_size
+    draw = jax.eval_shape(lambda: task.draw(root_key(0), 1))
+    return sum(leaf.size for leaf in jax.tree.leaves(draw))
+
+
+def _general_operations(config: StackConfig, task: Task) -> int:
+    context, heads = task.context_length, config.num_heads
+    token_size = task.input_size + task.output_size
+    width = token_size if config.embedding_size is None else config.embedding_size
+    hidden = 0 if config.mlp == "none" else config.mlp_widening * width
+    in_block, in_input = (hidden if config.mlp == place else 0 for place in ("block", "input"))
+    layer = 6 * (context + 1) * (2 * heads * width**2 + 2 * heads * context * width + 2 * width * in_block)
+    layer += 3 * _SPECIAL_FUNCTION * (context + 1) * (in_block + heads * context)
+    below = 6 * (context + 1) * (width * token_size + 2 * width * in_input)
+    below += 3 * _SPECIAL_FUNCTION * (context + 1) * in_input
+    return config.num_layers * layer + below

@@ -30,10 +30,15 @@ class Transformer(eqx.Module):
     tokens: ConcatenatedTokens = ConcatenatedTokens()
 
     def __call__(self, problem: Problem) -> Prediction:
-        """Predicts the query's target, with the trajectory over layers for query and context."""
+        """Predicts the query's target, with the trajectory over layers for query and context.
+
+        Where tokens are embedded, nothing says which part of a context token is its target: no context trajectory then.
+        """
         tokens = self.trace(problem).tokens
         trajectory = self.tokens.query_prediction(tokens, problem)
-        return Prediction(trajectory[-1], trajectory, self.tokens.context_prediction(tokens, problem))
+        has_targets = self.weights.embedding is None
+        context = self.tokens.context_prediction(tokens, problem) if has_targets else None
+        return Prediction(trajectory[-1], trajectory, context)
 
     def attention_maps(self, problem: Problem) -> Float[Array, "layers heads tokens keys"]:
         """Every layer's attention, rows for the reading token, columns for the token that is read."""

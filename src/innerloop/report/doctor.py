@@ -200,7 +200,7 @@ def _path_and_reason() -> str:
         return "none: native code is required and missing" if mode == "required" else f"JAX, because {problem}"
     if jax.default_backend() != "cpu":
         return f"JAX, because native code serves CPUs and the backend is {jax.default_backend()}"
-    if training_path(ConcatenatedTokens()) != "native":
+    if training_path(StackConfig(), ConcatenatedTokens()) != "native":
         return "JAX, because JAX is set to double precision"
     return "native, because its library is found; JAX for double precision"
 

@@ -16,9 +16,21 @@ from innerloop.tasks.linear_regression import (
     other_input_distributions,
     typical_context_norm,
 )
+from innerloop.tasks.random_network import RandomNetwork
+from innerloop.tasks.sine_waves import SineWaves
 from innerloop.tasks.task import Batch, Sample, Task
 
-TASKS: dict[str, type[Task]] = {"linear_regression": LinearRegression}
+TASKS: dict[str, type[Task]] = {
+    "linear_regression": LinearRegression,
+    "sine_waves": SineWaves,
+    "random_network": RandomNetwork,
+}
+
+
+def family_name(task: Task) -> str:
+    """The name of a task's family in `TASKS`."""
+    return next(name for name, family in TASKS.items() if family is type(task))
+
 
 __all__ = [
     "INPUT_DISTRIBUTIONS",
@@ -32,9 +44,12 @@ __all__ = [
     "Laplace",
     "LinearRegression",
     "Normal",
+    "RandomNetwork",
     "Sample",
+    "SineWaves",
     "Task",
     "Uniform",
+    "family_name",
     "other_input_distributions",
     "typical_context_norm",
 ]

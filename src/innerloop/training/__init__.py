@@ -12,7 +12,14 @@ from innerloop.training.loop import (
 )
 from innerloop.training.optimizer import make_optimizer
 from innerloop.training.parameters import Parameters, stack_weights
-from innerloop.training.recipe import OptimizerConfig, Recipe, expected, published, published_tuning
+from innerloop.training.published import (
+    expected,
+    published,
+    published_sine,
+    published_sine_control,
+    published_tuning,
+)
+from innerloop.training.recipe import OptimizerConfig, Recipe
 from innerloop.training.serialise import recipe_from_json, recipe_to_json, structure
 
 __all__ = [
@@ -27,6 +34,8 @@ __all__ = [
     "make_optimizer",
     "numerics",
     "published",
+    "published_sine",
+    "published_sine_control",
     "published_tuning",
     "recipe_from_json",
     "recipe_kernel",

@@ -133,13 +133,13 @@ def _compiled_initial_state(recipe: Recipe):
 def recipe_kernel(recipe: Recipe) -> Kernel:
     """The kernel that trains a recipe."""
     if recipe.loss == "expected":
-        return expected_kernel(recipe.model, recipe.tokens(), recipe.task)
+        return expected_kernel(recipe.model, recipe.tokens(), recipe.linear_task())
     return training_kernel(recipe.model, recipe.tokens(), recipe.task, recipe.batch_size)
 
 
 def recipe_path(recipe: Recipe) -> str:
     """The `Kernel.path` that would train a recipe now, without building the kernel."""
-    return "exact" if recipe.loss == "expected" else training_path(recipe.tokens())
+    return "exact" if recipe.loss == "expected" else training_path(recipe.model, recipe.tokens())
 
 
 def _seed_keys(recipe: Recipe):

@@ -29,7 +29,11 @@ def make_optimizer(recipe: Recipe) -> optax.GradientTransformationExtraArgs:
     ``value_fn``, for its line search; AdamW's passes them by. Call it under `innerloop.training.numerics`.
     """
     config = recipe.optimizer
-    return _whitened(optax.lbfgs(memory_size=_MEMORY), recipe.task) if config.method == "lbfgs" else _adamw(config)
+    return (
+        _whitened(optax.lbfgs(memory_size=_MEMORY), recipe.linear_task())
+        if config.method == "lbfgs"
+        else _adamw(config)
+    )
 
 
 def _adamw(config: OptimizerConfig) -> optax.GradientTransformationExtraArgs:

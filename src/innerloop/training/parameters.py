@@ -1,15 +1,16 @@
-"""What a recipe trains: every weight of the stack, or the few numbers from which its weights follow.
+"""What a recipe trains: every weight of the stack, or those numbers from which its weights follow.
 
-The paper tunes GD++ as it trains transformers, by Adam on batches of tasks. Here that is the same loop: a recipe with
-``gd_plus_plus_from`` trains step sizes and corrections, and the stack's weights are the construction with them.
+The paper tunes its controls as it trains transformers, by Adam on batches of tasks. Here that is the same loop: a
+recipe with ``gd_plus_plus_from`` trains step sizes and corrections, and the stack's weights are the construction with
+them; one with ``gd_on_features`` trains an embedding, below the constructed gradient step of Proposition 2.
 """
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from innerloop.constructions import gradient_descent_plus_plus_weights
-from innerloop.models import StackWeights, initialise
+from innerloop.constructions import feature_descent_weights, gradient_descent_plus_plus_weights
+from innerloop.models import EmbeddingWeights, StackWeights, initialise
 from innerloop.training.recipe import Recipe
 
 
@@ -25,13 +26,17 @@ class GradientDescentPlusPlusNumbers(eqx.Module):
     curvature_correction: Float[Array, "*seeds layers"]
 
 
-Parameters = StackWeights | GradientDescentPlusPlusNumbers
+Parameters = StackWeights | GradientDescentPlusPlusNumbers | EmbeddingWeights
 
 
 def initial_parameters(recipe: Recipe, key: Key[Array, ""]) -> Parameters:
     """What training starts from; GD++ starts at the recipe's numbers, the same for every seed."""
     if recipe.gd_plus_plus_from is None:
-        return initialise(recipe.model, recipe.token_size, key, scale=recipe.init_scale, dtype=recipe.dtype)
+        weights = initialise(recipe.model, recipe.token_size, key, scale=recipe.init_scale, dtype=recipe.dtype)
+        if recipe.gd_on_features is None:
+            return weights
+        assert weights.embedding is not None
+        return weights.embedding
     learning_rate, correction = recipe.gd_plus_plus_from
     layers = recipe.model.num_distinct_layers
     return GradientDescentPlusPlusNumbers(
@@ -44,6 +49,14 @@ def stack_weights(recipe: Recipe, parameters: Parameters) -> StackWeights:
     """The weights that the parameters stand for; call it under `innerloop.training.numerics`."""
     if isinstance(parameters, StackWeights):
         return parameters
+    if isinstance(parameters, EmbeddingWeights):
+        assert recipe.gd_on_features is not None
+        return feature_descent_weights(
+            parameters,
+            output_size=recipe.task.output_size,
+            context_length=recipe.task.context_length,
+            learning_rate=recipe.gd_on_features,
+        )
     return gradient_descent_plus_plus_weights(
         input_size=recipe.task.input_size,
         output_size=recipe.task.output_size,

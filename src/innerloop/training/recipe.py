@@ -1,11 +1,11 @@
 """A recipe: everything that determines a training run, and nothing else.
 
-The defaults are the paper's one-layer recipe as its code runs it (see `published`). Recipes check their own ranges when
-they are built, whether the values come from the command line, a file or Python.
+The defaults are the paper's one-layer recipe as its code runs it (see `innerloop.training.published`). Recipes check
+their own ranges when they are built, whether the values come from the command line, a file or Python.
 
-    >>> recipe = published(num_layers=2, seeds=(0, 1, 2))
-    >>> recipe.optimizer.gradient_clip, recipe.model.token_clip
-    (0.001, None)
+    >>> recipe = Recipe(model=StackConfig(num_layers=2), seeds=(0, 1, 2))
+    >>> recipe.optimizer.gradient_clip, recipe.token_size
+    (0.001, 11)
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from innerloop.checks import finite_number, one_of, positive_int
 from innerloop.exact import check_one_layer
 from innerloop.keys import LARGEST_SEED
 from innerloop.models import StackConfig
-from innerloop.tasks import LinearRegression
+from innerloop.tasks import LinearRegression, Task
 from innerloop.tokens import ConcatenatedTokens
 
 Dtype = Literal["float32", "float64"]
@@ -67,7 +67,7 @@ class OptimizerConfig:
 class Recipe:
     """What to train, on what, how, and with which seeds."""
 
-    task: LinearRegression = dataclasses.field(default_factory=LinearRegression)
+    task: Task = dataclasses.field(default_factory=LinearRegression)
     """Distribution of the training and held-out problems."""
     model: StackConfig = dataclasses.field(default_factory=StackConfig)
     """Architecture of the attention stack."""
@@ -79,6 +79,8 @@ class Recipe:
     """W0, rows per output: the query token is (x_q, -W0 x_q). None means zero."""
     gd_plus_plus_from: tuple[float, float] | None = None
     """Train only the numbers of GD++, per distinct layer, from this (eta, gamma) on; None trains all weights."""
+    gd_on_features: float | None = None
+    """Train only the embedding, below one constructed gradient step with this eta; None trains all weights."""
     init_scale: float = 0.002
     """Variance scale of the weights' initialisation, divided by the number of layers."""
     num_steps: int = 5000
@@ -103,11 +105,14 @@ class Recipe:
         if self.gd_plus_plus_from is not None:
             for value in self.gd_plus_plus_from:
                 finite_number("gd_plus_plus_from", value)
-            if self.model.num_heads != 1 or self.model.key_size is not None:
+            self._check_room_for_construction("gd_plus_plus_from")
+            if not self.model.is_linear:
                 raise ValueError(
-                    f"gd_plus_plus_from needs one head of the token's width, got num_heads={self.model.num_heads}, "
-                    f"key_size={self.model.key_size}; leave both at their defaults"
+                    "gd_plus_plus_from needs linear attention alone (no softmax, mask, embedding, MLP or LayerNorm); "
+                    "leave those at their defaults"
                 )
+        if self.gd_on_features is not None:
+            self._check_gd_on_features(self.gd_on_features)
         for name in ("num_steps", "batch_size", "evaluation_interval", "evaluation_tasks"):
             positive_int(name, getattr(self, name))
         positive_int("evaluation_seed", self.evaluation_seed, minimum=0, maximum=LARGEST_SEED)
@@ -136,110 +141,45 @@ class Recipe:
                 for value in row:
                     finite_number("initial_weights", value)
 
+    def _check_room_for_construction(self, name: str) -> None:
+        if self.model.num_heads != 1 or self.model.key_size is not None:
+            raise ValueError(
+                f"{name} needs one head of the token's width, got num_heads={self.model.num_heads}, "
+                f"key_size={self.model.key_size}; leave both at their defaults"
+            )
+
+    def _check_gd_on_features(self, learning_rate: float) -> None:
+        finite_number("gd_on_features", learning_rate)
+        self._check_room_for_construction("gd_on_features")
+        model = self.model
+        plain = dataclasses.replace(model, embedding_size=None, mlp="none")
+        if model.num_layers != 1 or not plain.is_linear or model.mlp == "block":
+            raise ValueError(
+                "gd_on_features needs one layer of linear attention without mask, block MLP and LayerNorm; "
+                "leave those at their defaults"
+            )
+        if model.embedding_size is None and model.mlp == "none":
+            raise ValueError("gd_on_features needs model.embedding_size or model.mlp='input' to train; set one")
+        if self.gd_plus_plus_from is not None:
+            raise ValueError("gd_on_features and gd_plus_plus_from exclude each other; set one of them to None")
+
     @property
     def token_size(self) -> int:
         """Width of a token."""
         return self.task.input_size + self.task.output_size
+
+    def linear_task(self) -> LinearRegression:
+        """The task, for code that is about linear regression alone.
+
+        Raises:
+            TypeError: if it is of another family.
+        """
+        if not isinstance(self.task, LinearRegression):
+            raise TypeError(f"task must be LinearRegression here, got {type(self.task).__name__}")
+        return self.task
 
     def tokens(self) -> ConcatenatedTokens:
         """The tokeniser, with W0 in the recipe's precision."""
         if self.initial_weights is None:
             return ConcatenatedTokens()
         return ConcatenatedTokens(jnp.asarray(self.initial_weights, dtype=self.dtype))
-
-
-def published(
-    *,
-    num_layers: int = 1,
-    tied: bool = True,
-    task: LinearRegression | None = None,
-    num_steps: int | None = None,
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4),
-) -> Recipe:
-    """The published recipe for concatenated tokens, as the code runs it (the text differs in places).
-
-    Up to 2 layers: gradient clip .001 (the text says 10). From 3: gradient clip 10. From 4: learning rate 5e-4 and
-    tokens clipped to +-10. Steps: 5000 for tied stacks, 50 000 for untied ones.
-
-    Args:
-        num_layers: K.
-        tied: share weights among layers.
-        task: defaults to the paper's: N = n_i = 10, one output, no noise.
-        num_steps: overrides the published number.
-        seeds: repetitions.
-    """
-    deep = num_layers > 3
-    return Recipe(
-        task=LinearRegression() if task is None else task,
-        model=StackConfig(num_layers=num_layers, tied=tied, token_clip=10.0 if deep else None),
-        optimizer=OptimizerConfig(
-            learning_rate=5e-4 if deep else 1e-3, gradient_clip=10.0 if num_layers > 2 else 0.001
-        ),
-        num_steps=num_steps if num_steps is not None else (5000 if tied else 50_000),
-        seeds=seeds,
-    )
-
-
-def published_tuning(
-    *,
-    num_layers: int,
-    tied: bool = True,
-    task: LinearRegression | None = None,
-    learning_rate: float,
-    num_steps: int | None = None,
-    seeds: tuple[int, ...] = (0,),
-) -> Recipe:
-    """The published protocol for the numbers of GD++: Adam on batches of 512 tasks, 1000 steps tied, 30 000 untied.
-
-    As the code runs it: eta and gamma per distinct layer, Adam's b2 .999, other numbers as in `published`. The code
-    starts at the best shared eta of a line search in which gamma is coupled to it, gamma = eta / N^2; so does this,
-    from the learning rate given.
-
-    Args:
-        num_layers: K.
-        tied: share eta and gamma among layers.
-        task: defaults to the paper's.
-        learning_rate: eta to start from.
-        num_steps: overrides the published number.
-        seeds: repetitions; they differ in their batches.
-    """
-    recipe = published(num_layers=num_layers, tied=tied, task=task, seeds=seeds)
-    return dataclasses.replace(
-        recipe,
-        gd_plus_plus_from=(learning_rate, learning_rate / recipe.task.context_length**2),
-        optimizer=dataclasses.replace(recipe.optimizer, b2=0.999),
-        num_steps=num_steps if num_steps is not None else (1000 if tied else 30_000),
-        batch_size=512,
-    )
-
-
-def expected(
-    *,
-    task: LinearRegression | None = None,
-    num_heads: int = 1,
-    num_steps: int = 200,
-    seeds: tuple[int, ...] = (0, 1, 2),
-) -> Recipe:
-    """Exact training of one layer: L-BFGS on the expected loss, in double precision, to the optimum.
-
-    There is no published counterpart; the initialisation is the published one. What it reaches can be held against
-    `innerloop.exact.optimal_layer`: for centred inputs all of five seeds came within 1e-6 of its loss (n_i = N = 10: in
-    80 steps for uniform inputs, in 200 for a Gaussian covariance of condition 30). For exponential inputs three of five
-    stayed near another stationary point, of a loss 26 % higher, for 600 steps: compare seeds there.
-
-    Args:
-        task: defaults to the paper's: N = n_i = 10, one output, no noise.
-        num_heads: heads of the layer.
-        num_steps: of L-BFGS.
-        seeds: repetitions; they differ in their initial weights.
-    """
-    return Recipe(
-        task=LinearRegression() if task is None else task,
-        model=StackConfig(num_heads=num_heads),
-        optimizer=OptimizerConfig(method="lbfgs", gradient_clip=None),
-        loss="expected",
-        num_steps=num_steps,
-        seeds=seeds,
-        evaluation_interval=20,
-        dtype="float64",
-    )

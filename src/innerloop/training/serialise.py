@@ -98,7 +98,8 @@ def _make_converter(*, strict: bool) -> cattrs.Converter:
     if strict:
         for cls in (int, float, bool, str):
             converter.register_structure_hook(cls, _strict_hook(cls))
-    converter.register_unstructure_hook(InputDistribution, lambda value: converter.unstructure(value, type(value)))
+    for base in (InputDistribution, Task):
+        converter.register_unstructure_hook(base, lambda value: converter.unstructure(value, type(value)))
     _register_kinds(converter, InputDistribution, INPUT_DISTRIBUTIONS)
     _register_kinds(converter, Task, TASKS)
     return converter

@@ -119,7 +119,7 @@ def deep_setting(run: Run, tuning: Run | None = None, *, num_contexts: int) -> D
             tuned exactly.
         num_contexts: in each of the three sets on which algorithms are tuned.
     """
-    task, config = run.recipe.task, run.recipe.model
+    task, config = run.recipe.linear_task(), run.recipe.model
     spectra = tuning_spectra(task, num_contexts=num_contexts)
     exact = {
         "gradient descent": tune(task, config.num_layers, algorithm="gd", spectra=spectra),

@@ -97,7 +97,7 @@ class Setting(NamedTuple):
 
 def setting(run: Run) -> Setting:
     """Prepares a run for measurement."""
-    task = run.recipe.task
+    task = run.recipe.linear_task()
     learning_rate = optimal_learning_rate(task)
 
     def construct(learning_rate: float) -> Transformer:

@@ -1,4 +1,5 @@
 // Loss and gradient of a range of blocks. This file is compiled once per instruction set.
+#include "embedded_layer.h"
 #include "gram_form.h"
 #include "token_form.h"
 
@@ -50,6 +51,17 @@ void run_blocks(const Problem& problem, int first, int last, void* scratch, floa
   find_form(problem).run(problem, first, last, scratch, sums);
 }
 
+size_t embedded_scratch_bytes(const EmbeddedProblem& problem) {
+  Arena arena(nullptr);
+  EmbeddedLayer layer(problem, nullptr, arena);
+  return arena.used_bytes();
+}
+
+void run_embedded(const EmbeddedProblem& problem, int first, int last, void* scratch, float* sums) {
+  Arena arena(scratch);
+  EmbeddedLayer(problem, sums, arena).run(first, last);
+}
+
 // Writes use(words) for a whole stream, laid out as the Python code's arrays are.
 template <class T, class Use>
 void write_stream(const Stream& stream, T* out, Use use) {
@@ -77,6 +89,13 @@ void draw(const Problem& problem, float* inputs, float* weights, float* noise) {
 }  // namespace
 
 extern const BlockKernel kernel;
-const BlockKernel kernel = {INNERLOOP_STRING(INNERLOOP_TARGET), LANES, scratch_bytes, run_blocks, words, draw};
+const BlockKernel kernel = {INNERLOOP_STRING(INNERLOOP_TARGET),
+                            LANES,
+                            scratch_bytes,
+                            run_blocks,
+                            embedded_scratch_bytes,
+                            run_embedded,
+                            words,
+                            draw};
 
 }  // namespace innerloop::INNERLOOP_TARGET

@@ -51,15 +51,38 @@ void run_blocks(const Problem& problem, int first, int last, void* scratch, floa
   find_form(problem).run(problem, first, last, scratch, sums);
 }
 
-size_t embedded_scratch_bytes(const EmbeddedProblem& problem) {
+template <class Layer>
+size_t embedded_bytes(const EmbeddedProblem& problem) {
   Arena arena(nullptr);
-  EmbeddedLayer layer(problem, nullptr, arena);
+  Layer layer(problem, nullptr, arena);
   return arena.used_bytes();
 }
 
-void run_embedded(const EmbeddedProblem& problem, int first, int last, void* scratch, float* sums) {
+template <class Layer>
+void run_layer(const EmbeddedProblem& problem, int first, int last, void* scratch, float* sums) {
   Arena arena(scratch);
-  EmbeddedLayer(problem, sums, arena).run(first, last);
+  Layer(problem, sums, arena).run(first, last);
+}
+
+// The sizes of the paper's sine waves, tokens (x, y) and one head, are known when compiling.
+bool has_known_sizes(const EmbeddedProblem& problem) {
+#if defined(INNERLOOP_KNOWN_SIZE)
+  return problem.token_size == 2 && problem.num_heads == 1 && problem.output_size == 1;
+#else
+  return problem.token_size < 0;
+#endif
+}
+
+size_t embedded_scratch_bytes(const EmbeddedProblem& problem) {
+  return has_known_sizes(problem) ? embedded_bytes<EmbeddedLayer<2, 2>>(problem)
+                                  : embedded_bytes<EmbeddedLayer<0, 0>>(problem);
+}
+
+void run_embedded(const EmbeddedProblem& problem, int first, int last, void* scratch, float* sums) {
+  if (has_known_sizes(problem))
+    run_layer<EmbeddedLayer<2, 2>>(problem, first, last, scratch, sums);
+  else
+    run_layer<EmbeddedLayer<0, 0>>(problem, first, last, scratch, sums);
 }
 
 // Writes use(words) for a whole stream, laid out as the Python code's arrays are.

@@ -14,13 +14,29 @@
 
 namespace innerloop::INNERLOOP_TARGET {
 
+// Accumulators: registers where their number is known when compiling, memory where it is not.
+template <int COUNT>
+struct Accumulators {
+  explicit Accumulators(Vector*) {}
+  Vector sums[COUNT] = {};
+};
+template <>
+struct Accumulators<0> {
+  explicit Accumulators(Vector* memory) : sums(memory) {}
+  Vector* sums;
+};
+
+// Attention reads a feature vector by its dot products with `readers`: first one per head, e_q Q_h, for the scores, then
+// V_ho for the values.
+template <int TOKEN_SIZE, int READERS>  // 0 if only known when running
 class EmbeddedLayer {
  public:
   EmbeddedLayer(const EmbeddedProblem& problem, float* sums, Arena& arena)
       : problem_(problem),
         sums_(sums),
+        token_size_(problem.token_size),
+        readers_count_(problem.num_heads * (1 + problem.output_size)),
         heads_(problem.num_heads),
-        values_count_(problem.num_heads * problem.output_size),
         hidden_(problem.hidden_stride / LANES),
         features_count_(problem.feature_stride / LANES),
         width_(problem.width_stride / LANES) {
@@ -33,14 +49,14 @@ class EmbeddedLayer {
     embedded_gradient_ = arena.take(PANEL * width_);
     reads_ = arena.take(PANEL * heads_ * features_count_);
     reads_gradient_ = arena.take(PANEL * heads_ * features_count_);
+    errors_ = arena.take<float>(PANEL * problem.output_size);
+    readers_ = arena.take(readers_count_ * features_count_);
     features_ = arena.take(keys * features_count_);
     slopes_ = arena.take(keys * hidden_);
-    inputs_gradient_ = arena.take(keys * hidden_);
-    scores_ = arena.take<float>(keys * heads_);
-    values_ = arena.take<float>(keys * values_count_);
-    scores_gradient_ = arena.take<float>(keys * heads_);
-    values_gradient_ = arena.take<float>(keys * values_count_);
-    errors_ = arena.take<float>(PANEL * problem.output_size);
+    dots_ = arena.take<float>(keys * readers_count_);
+    dots_gradient_ = arena.take<float>(keys * readers_count_);
+    reader_sums_ = arena.take(readers_count_);
+    weight_sums_ = arena.take(token_size_ + 1);
   }
 
   // Sums over the tasks first..last-1.
@@ -51,7 +67,9 @@ class EmbeddedLayer {
     into_hidden_gradient_ = vectors(sums_ + where.into_hidden);
     embedding_gradient_ = vectors(sums_ + where.embedding);
     queries_gradient_ = vectors(sums_ + where.queries);
-    value_weights_gradient_ = vectors(sums_ + where.values);
+    values_gradient_ = vectors(sums_ + where.values);
+    const size_t values = size_t(readers_count_ - heads_) * features_count_;
+    std::memcpy(readers_ + heads_ * features_count_, problem_.values, values * sizeof(Vector));
     for (; first < last; first += PANEL) run_panel(first, last - first < PANEL ? last - first : PANEL);
   }
 
@@ -89,27 +107,26 @@ class EmbeddedLayer {
       }
   }
 
-  // Features of `count` tokens that lie `stride` floats apart, and the slopes of their hidden units.
-  void find_features(const float* tokens, int stride, int count, Vector* features, Vector* slopes) const {
-    multiply(matrix(tokens, stride), matrix(vectors(problem_.into_hidden), hidden_), count, problem_.token_size + 1,
-             hidden_, features, features_count_);
-    for (int row = 0; row < count; ++row) {
-      Vector* own = features + size_t(row) * features_count_;
-      for (int unit = 0; unit < hidden_; ++unit) {
-        const Gelu found = gelu(own[unit]);
-        own[unit] = found.value;
-        slopes[size_t(row) * hidden_ + unit] = found.slope;
-      }
-      for (int rest = hidden_; rest < features_count_; ++rest)
-        own[rest] = load(tokens + size_t(row) * stride + size_t(rest - hidden_) * LANES);
+  // Writes a token's features and the slopes of its hidden units; calls use(i, feature vector i).
+  template <class Use>
+  INNERLOOP_INLINE void find_features(const float* token, Vector* features, Vector* slopes, Use use) const {
+    const Vector* W = vectors(problem_.into_hidden);
+    for (int unit = 0; unit < hidden_; ++unit) {
+      Vector input = W[token_size_ * hidden_ + unit];
+      for (int entry = 0; entry < token_size_; ++entry) input += token[entry] * W[entry * hidden_ + unit];
+      const Gelu found = gelu(input);
+      slopes[unit] = found.slope;
+      use(unit, features[unit] = found.value);
     }
+    for (int i = hidden_; i < features_count_; ++i) use(i, features[i] = load(token + size_t(i - hidden_) * LANES));
   }
 
   // e_q = f_q R and e_q Q_h.
   void embed_queries(int count) {
     const int used = problem_.hidden_stride + problem_.token_size + 1;  // features before the padding
-    find_features(token(0, problem_.num_tokens - 1), problem_.num_tokens * problem_.token_stride, count,
-                  query_features_, query_slopes_);
+    for (int task = 0; task < count; ++task)
+      find_features(token(task, problem_.num_tokens - 1), query_features_ + size_t(task) * features_count_,
+                    query_slopes_ + size_t(task) * hidden_, [](int, Vector) {});
     multiply(matrix(floats(query_features_), problem_.feature_stride),
              matrix(vectors(problem_.embedding_transposed), width_), count, used, width_, embedded_, width_);
     const int columns = heads_ * features_count_;
@@ -117,64 +134,78 @@ class EmbeddedLayer {
              problem_.width, columns, reads_, columns);
   }
 
-  // The keys' features, scores and values.
+  // The keys' features, and their dot products with the readers: scores and values.
   void read_context(int task) {
-    find_features(token(task, 0), problem_.token_stride, problem_.num_keys, features_, slopes_);
-    read_features(reads_ + size_t(task) * heads_ * features_count_, heads_, scores_);
-    read_features(vectors(problem_.values), values_count_, values_);
-  }
-
-  // dots[row, key] = f_key . vectors[row].
-  void read_features(const Vector* rows, int count, float* dots) const {
-    for (int row = 0; row < count; ++row)
-      for (int key = 0; key < problem_.num_keys; ++key) {
-        const Vector *left = rows + size_t(row) * features_count_, *right = features_ + size_t(key) * features_count_;
-        Vector sum{};
-        for (int i = 0; i < features_count_; ++i) sum += left[i] * right[i];
-        dots[size_t(row) * problem_.num_keys + key] = sum_of_lanes(sum);
-      }
+    const size_t reads = size_t(heads_) * features_count_;
+    std::memcpy(readers_, reads_ + task * reads, reads * sizeof(Vector));
+    for (int key = 0; key < problem_.num_keys; ++key) {
+      Accumulators<READERS> dots(reader_sums_);
+      for (int reader = 0; reader < readers_count_; ++reader) dots.sums[reader] = Vector{};
+      find_features(token(task, key), features_ + size_t(key) * features_count_, slopes_ + size_t(key) * hidden_,
+                    [&](int i, Vector feature) {
+                      for (int reader = 0; reader < readers_count_; ++reader)
+                        dots.sums[reader] += feature * readers_[reader * features_count_ + i];
+                    });
+      for (int reader = 0; reader < readers_count_; ++reader)
+        dots_[reader * problem_.num_keys + key] = sum_of_lanes(dots.sums[reader]);
+    }
   }
 
   // The loss of a task, and its derivative by the query's entries, the scores and the values.
   void find_errors(int first, int task) {
     const int outputs = problem_.output_size, keys = problem_.num_keys;
-    for (int entry = 0; entry < keys * heads_; ++entry) scores_gradient_[entry] = 0;
+    for (int entry = 0; entry < keys * heads_; ++entry) dots_gradient_[entry] = 0;
     for (int output = 0; output < outputs; ++output) {
       float entry = floats(embedded_ + size_t(task) * width_)[problem_.width - outputs + output];
       for (int head = 0; head < heads_; ++head) {
-        const float *scores = scores_ + head * keys, *values = values_ + (head * outputs + output) * keys;
+        const float *scores = dots_ + head * keys, *values = dots_ + (heads_ + head * outputs + output) * keys;
         for (int key = 0; key < keys; ++key) entry += scores[key] * values[key];
       }
       const Vector lanes = broadcast(entry);  // all the same: the clip is written for vectors
-      float error = clipped(lanes, problem_.token_clip)[0] + problem_.answers[size_t(output) * problem_.batch_size + first + task];
+      const float answer = problem_.answers[size_t(output) * problem_.batch_size + first + task];
+      float error = clipped(lanes, problem_.token_clip)[0] + answer;
       *loss_ += 0.5f * error * error;
       error *= clip_derivative(lanes, problem_.token_clip)[0];
       errors_[task * outputs + output] = error;
       for (int head = 0; head < heads_; ++head) {
-        const size_t value_row = size_t(head * outputs + output) * keys;
+        const size_t scores = head * keys, values = (heads_ + head * outputs + output) * keys;
         for (int key = 0; key < keys; ++key) {
-          values_gradient_[value_row + key] = error * scores_[head * keys + key];
-          scores_gradient_[head * keys + key] += error * values_[value_row + key];
+          dots_gradient_[values + key] = error * dots_[scores + key];
+          dots_gradient_[scores + key] += error * dots_[values + key];
         }
       }
     }
   }
 
-  // Gradients by W and V, and by the vectors that read the scores.
+  // Gradients by the readers, and by W through the keys.
   void differentiate_context(int task) {
-    const int keys = problem_.num_keys;
-    const Vector* reads = reads_ + size_t(task) * heads_ * features_count_;
-    multiply(transposed(scores_gradient_, keys), matrix(reads, features_count_), keys, heads_, hidden_,
-             inputs_gradient_, hidden_);
-    multiply<Then::add>(transposed(values_gradient_, keys), matrix(vectors(problem_.values), features_count_), keys,
-                        values_count_, hidden_, inputs_gradient_, hidden_);
-    for (int entry = 0; entry < keys * hidden_; ++entry) inputs_gradient_[entry] *= slopes_[entry];
-    multiply<Then::add>(transposed(token(task, 0), problem_.token_stride), matrix(inputs_gradient_, hidden_),
-                        problem_.token_size + 1, keys, hidden_, into_hidden_gradient_, hidden_);
-    multiply(matrix(scores_gradient_, keys), matrix(features_, features_count_), heads_, keys, features_count_,
-             reads_gradient_ + size_t(task) * heads_ * features_count_, features_count_);
-    multiply<Then::add>(matrix(values_gradient_, keys), matrix(features_, features_count_), values_count_, keys,
-                        features_count_, value_weights_gradient_, features_count_);
+    for (int i = 0; i < features_count_; ++i) {
+      Accumulators<READERS> of_readers(reader_sums_);
+      Accumulators<TOKEN_SIZE == 0 ? 0 : TOKEN_SIZE + 1> of_weights(weight_sums_);
+      for (int reader = 0; reader < readers_count_; ++reader) of_readers.sums[reader] = Vector{};
+      for (int entry = 0; entry <= token_size_; ++entry) of_weights.sums[entry] = Vector{};
+      for (int key = 0; key < problem_.num_keys; ++key) {
+        const Vector feature = features_[size_t(key) * features_count_ + i];
+        Vector gradient{};  // by the feature
+        for (int reader = 0; reader < readers_count_; ++reader) {
+          const float dot_gradient = dots_gradient_[reader * problem_.num_keys + key];
+          of_readers.sums[reader] += dot_gradient * feature;
+          gradient += dot_gradient * readers_[reader * features_count_ + i];
+        }
+        if (i >= hidden_) continue;
+        gradient *= slopes_[size_t(key) * hidden_ + i];
+        for (int entry = 0; entry < token_size_; ++entry)
+          of_weights.sums[entry] += token(task, key)[entry] * gradient;
+        of_weights.sums[token_size_] += gradient;
+      }
+      for (int head = 0; head < heads_; ++head)
+        reads_gradient_[(size_t(task) * heads_ + head) * features_count_ + i] = of_readers.sums[head];
+      for (int value = heads_; value < readers_count_; ++value)
+        values_gradient_[size_t(value - heads_) * features_count_ + i] += of_readers.sums[value];
+      if (i >= hidden_) continue;
+      for (int entry = 0; entry <= token_size_; ++entry)
+        into_hidden_gradient_[entry * hidden_ + i] += of_weights.sums[entry];
+    }
   }
 
   // Gradients by Q and R, and by W through the queries.
@@ -204,20 +235,24 @@ class EmbeddedLayer {
 
   const EmbeddedProblem& problem_;
   float* sums_;
-  int heads_, values_count_;
+  Size<TOKEN_SIZE> token_size_;
+  Size<READERS> readers_count_;
+  int heads_;
   int hidden_, features_count_, width_;  // in vectors
   // Of a panel, by task. The reads are e_q Q_h [tasks, num_heads, features].
   float* tokens_;
   Vector *query_features_, *query_slopes_, *query_inputs_gradient_;
   Vector *embedded_, *embedded_gradient_, *reads_, *reads_gradient_;
   float* errors_;
-  // Of one task, by key: features, and scores and values [.., keys].
-  Vector *features_, *slopes_, *inputs_gradient_;
-  float *scores_, *values_, *scores_gradient_, *values_gradient_;
+  // Of one task: readers, features and slopes by key, dot products [readers, keys].
+  Vector *readers_, *features_, *slopes_;
+  float *dots_, *dots_gradient_;
+  // Where accumulators are if their number is known only when running.
+  Vector *reader_sums_, *weight_sums_;
   // Sums over tasks.
   float* loss_ = nullptr;
   Vector *into_hidden_gradient_ = nullptr, *embedding_gradient_ = nullptr, *queries_gradient_ = nullptr,
-         *value_weights_gradient_ = nullptr;
+         *values_gradient_ = nullptr;
 };
 
 }  // namespace innerloop::INNERLOOP_TARGET

@@ -5,9 +5,11 @@ per task, with N context tokens, tokens of width d = n_i + n_o, H heads and K la
 
     one layer                           8 H N d + 8 H d^2
     K >= 2, no clip (Gram form)         N d^2 + (K - 2)(12 H + 8) d^3 + (1 + 2 H)(16 H + 2) d^2
-    K >= 2, token clip (token form)     (K - 1)(9 N d^2 + 12 H d^3) + 8 H N d + 8 H d^2
+    K >= 2, token clip (token form)     (K - 2)(9 N d^2 + 12 H d^3) + 5 N d^2 + 4 H d^3 + (1 + 2 H)(14 H + 2) d^2
+                                        + 16 H N d + 8 H d^2
 
-and 2 N n_i n_o for the targets. Random numbers are no arithmetic in this sense; `random_words` counts them.
+(where no token reaches the clip) and 2 N n_i n_o for the targets. Random numbers are no arithmetic in this sense;
+`random_words` counts them.
 """
 
 from innerloop.models import StackConfig
@@ -29,7 +31,9 @@ def operations_per_task(config: StackConfig, task: Task) -> int:
         return targets + last_layer
     if config.token_clip is not None:
         full_layer = 9 * context * width**2 + 12 * heads * width**3
-        return targets + (config.num_layers - 1) * full_layer + last_layer
+        moved = 5 * context * width**2 + 4 * heads * width**3
+        differentiated = (1 + 2 * heads) * (14 * heads + 2) * width**2 + 8 * heads * context * width
+        return targets + (config.num_layers - 2) * full_layer + moved + differentiated + last_layer
     full_layer = (12 * heads + 8) * width**3
     last_two = (1 + 2 * heads) * (16 * heads + 2) * width**2
     return targets + context * width**2 + (config.num_layers - 2) * full_layer + last_two

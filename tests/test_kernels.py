@@ -156,7 +156,8 @@ def test_gram_form_is_the_token_form(sizes, data, config, seed):
 
     The token form multiplies in another order if the matrices are small, the tokens wide or the context long.
     """
-    assert_forms_agree(config, *data.draw(sizes), seed)
+    input_size, output_size, context_length = data.draw(sizes)
+    assert_forms_agree(config, input_size, output_size, context_length, seed)
 
 
 @pytest.mark.parametrize(("num_layers", "tied"), [(2, False), (3, True), (4, False), (5, True)])

@@ -2,9 +2,9 @@
 
 import dataclasses
 import math
+from functools import partial
 from typing import get_args
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jaxtyping
@@ -18,6 +18,7 @@ from helpers import (
     PARTS,
     assert_mean,
     assert_trees_close,
+    hasty_jit,
     random_problem,
     random_weights,
 )
@@ -132,8 +133,9 @@ def case(request, x64):
     return case_of(CONFIGS[request.param])
 
 
+@partial(hasty_jit, static_argnums=0)
 def run(config, weights, tokens):
-    return eqx.filter_jit(run_stack)(config, weights, tokens, num_targets=OUTPUT_SIZE)
+    return run_stack(config, weights, tokens, num_targets=OUTPUT_SIZE)
 
 
 ALL_CONFIGS = CONFIGS | PARTS | EMBEDDED_LAYERS

@@ -10,7 +10,8 @@ from rich.console import Console
 from innerloop import report
 from innerloop.cli import main
 from innerloop.experiments import EXPERIMENTS, Experiment, experiment
-from innerloop.kernels.work import operations_per_task
+from innerloop.kernels import batch_loss
+from innerloop.kernels.work import operations_per_task, random_words
 from innerloop.models import StackConfig
 from innerloop.report.estimate import Speed, estimate, notes, speed, text_of
 from innerloop.runs import name_of, obtain_run
@@ -159,6 +160,52 @@ def test_work_grows_as_the_formulas_say():
     assert gram[2] - gram[1] == gram[1] - gram[0] == 20 * 11**3
     clipped = StackConfig(num_layers=5, token_clip=1.0)
     assert operations_per_task(clipped, wide) > operations_per_task(clipped, task)
+
+
+COUNTED = {
+    "softmax": StackConfig(attention=("softmax",), num_layers=2, num_heads=2, tied=False),
+    "block MLP": StackConfig(mlp="block", layer_norm="before", num_layers=2, tied=False),
+    "input MLP": StackConfig(embedding_size=23, mlp="input", attention=("softmax",), num_layers=2, tied=False),
+}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_work_of_other_stacks_is_what_the_compiler_counts(name):
+    """Within a factor of two: leading terms only. XLA counts the body of a loop once, so every layer is a segment."""
+    task, batch_size = LinearRegression(context_length=19), 7
+    config = COUNTED[name]
+    config = dataclasses.replace(config, attention=(config.attention[0], "mixed"))  # two kinds: two segments
+    weights = jax.eval_shape(lambda: initialise(config, 11, root_key(0)))
+    batch = jax.eval_shape(lambda: task.sample_batch(root_key(0), batch_size))
+    loss_and_gradient = jax.value_and_grad(batch_loss, argnums=2)
+    program = jax.jit(lambda *given: loss_and_gradient(config, ConcatenatedTokens(), *given)).lower(weights, batch)
+    cost = program.compile({"xla_backend_optimization_level": 0}).cost_analysis()
+    counted = cost["flops"] + 20 * cost.get("transcendentals", 0.0)
+    assert 0.5 < batch_size * operations_per_task(config, task) / counted < 2
+
+
+def test_work_of_other_stacks_grows_as_the_formulas_say():
+    """By hand for N = 10 and tokens of width 11: per layer, and below the first layer."""
+    task = LinearRegression()
+    one, two = (StackConfig(num_layers=layers, attention=("softmax",)) for layers in (1, 2))
+    layer = 6 * 11 * (2 * 11**2 + 2 * 10 * 11) + 60 * 11 * 10
+    assert operations_per_task(two, task) - operations_per_task(one, task) == layer
+    blocks = [operations_per_task(dataclasses.replace(each, mlp="block"), task) for each in (one, two)]
+    assert blocks[1] - blocks[0] == layer + 6 * 11 * 2 * 11 * 44 + 60 * 11 * 44
+    below = operations_per_task(dataclasses.replace(one, embedding_size=23, mlp="input"), task)
+    wide = 6 * 11 * (2 * 23**2 + 2 * 10 * 23) + 60 * 11 * 10
+    assert below - wide == 6 * 11 * (23 * 11 + 2 * 23 * 92) + 60 * 11 * 92
+    heads = operations_per_task(dataclasses.replace(one, num_heads=3), task) - operations_per_task(one, task)
+    assert heads == 2 * layer
+
+
+def test_random_words_of_every_family():
+    """Numbers drawn for a task: inputs with the query's, and what the target is made of."""
+    assert random_words(LinearRegression(input_size=3, output_size=2, context_length=7)) == 8 * 3 + 2 * 3
+    assert random_words(LinearRegression(input_size=3, context_length=7, noise_std=0.1)) == 8 * 3 + 3 + 7
+    assert random_words(SineWaves(context_length=7)) == 8 + 2
+    network = RandomNetwork(input_size=3, output_size=2, context_length=7, hidden_size=5)
+    assert random_words(network) == 8 * 3 + 5 * 3 + 2 * 5
 
 
 @pytest.mark.slow

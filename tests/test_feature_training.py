@@ -1,6 +1,7 @@
 """Training an embedding below one constructed gradient step: what moves, what does not, and the bits of it."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +51,7 @@ def test_attention_stays_the_construction_and_the_embedding_moves(trained):
         assert jax.tree.structure(state.parameters) == jax.tree.structure(measurement.weights.embedding)
         for ours, theirs in zip(*map(jax.tree.leaves, (state.parameters, measurement.weights.embedding)), strict=True):
             np.testing.assert_array_equal(ours, theirs)
-    for (before, _), (after, _) in zip(trained, trained[1:], strict=False):
+    for (before, _), (after, _) in itertools.pairwise(trained):
         for old, new in zip(*map(jax.tree.leaves, (before.parameters, after.parameters)), strict=True):
             assert (np.abs(new - old).reshape(2, -1).max(axis=1) > 1e-3).all()
 

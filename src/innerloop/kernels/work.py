@@ -9,8 +9,8 @@ For stacks of linear attention: additions and multiplications of the arrangement
                                         + 16 H N d + 8 H d^2
 
 (where no token reaches the clip) and 2 N n_i n_o for the targets. For any other stack: three times the forward pass,
-with h hidden units per MLP and f = 20 for a GELU or an exponential. In `innerloop.kernels.general_stack` the last layer moves the query alone, so that
-(K - 1)(N + 1) + 1 tokens are moved:
+with h hidden units per MLP and f = 20 for a GELU or an exponential. In `innerloop.kernels.general_stack` the last layer
+moves the query alone, so that (K - 1)(N + 1) + 1 tokens are moved:
 
     per token moved                     6 (2 H d^2 + 2 H N d + 2 d h) + 3 f (h + H N)
     embedding and input MLP, per token  6 (d (n_i + n_o) + 2 d h) + 3 f h

@@ -147,27 +147,23 @@ def test_another_learning_rate_changes_lengths_only(factor):
     np.testing.assert_allclose(differences, [abs(1 - factor) * size for size in own[1:]], rtol=1e-12)
 
 
-@pytest.mark.parametrize("step", [0, 1, 2])
-def test_alignment_at_a_step_of_the_trajectory(step):
+def test_alignment_at_a_step_of_the_trajectory():
     """Two gradient descents from W0 and -2 W0: before the first step their slopes are W0 and -2 W0; later they learn.
 
-    In general, the weights after the step: the learner is linear in the query.
+    Linear learners: their slopes are their weights after the step. The default is the last step.
     """
     W0, samples = jnp.asarray(np.random.default_rng(6).normal(size=(OUTPUT_SIZE, INPUT_SIZE))), random_samples(6)
     learners = [GradientDescent(RATE, 2, initial_weights=factor * W0) for factor in (1.0, -2.0)]
-    rows = []
-    for index in range(TASKS):
-        problem = one(samples, index).problem
-        first, second = (np.asarray(learner.weights(problem))[step] for learner in learners)
-        cosine = np.sum(first * second) / np.linalg.norm(first) / np.linalg.norm(second)
-        gap = first - second
-        rows.append([cosine, np.linalg.norm(gap), np.linalg.norm(gap @ np.asarray(problem.query_input))])
-    ours = measures(align(*learners, samples, step=step))
-    np.testing.assert_allclose(ours, np.mean(rows, axis=0), rtol=1e-11)
-    if step == 0:
-        np.testing.assert_allclose(ours[:2], [-1, 3 * np.linalg.norm(W0)], rtol=1e-12)
-    if step == 2:
-        np.testing.assert_allclose(measures(align(*learners, samples)), ours, rtol=1e-12)  # the default is the last
+    weights = [np.asarray(jax.jit(jax.vmap(learner.weights))(samples.problem)) for learner in learners]
+    first, second = (each.transpose(1, 0, 2, 3) for each in weights)  # (steps + 1, tasks, outputs, inputs)
+    inner, gap = np.sum(first * second, axis=(-1, -2)), first - second
+    sizes = [np.sqrt(np.sum(each**2, axis=(-1, -2))) for each in (first, second, gap)]
+    guesses = np.linalg.norm(np.einsum("ktoi,ti->kto", gap, samples.problem.query_input), axis=-1)
+    expected = np.stack([inner / sizes[0] / sizes[1], sizes[2], guesses]).mean(axis=-1)
+    ours = [measures(align(*learners, samples, **options)) for options in ({"step": 0}, {"step": 1}, {})]
+    np.testing.assert_allclose(np.transpose(ours), expected, rtol=1e-11)
+    np.testing.assert_allclose(ours[0][:2], [-1, 3 * np.linalg.norm(W0)], rtol=1e-12)
+    assert np.abs(np.diff(ours, axis=0)).min() > 1e-3
 
 
 def test_alignment_before_any_step_from_zero():

@@ -81,8 +81,7 @@ def test_shapes(task):
 
 @every_task
 def test_samples_are_slices_of_the_batch(task):
-    batch = batch_of(task, 1)
-    samples = task.samples(root_key(1), 5)
+    batch, samples = jax.tree.map(np.asarray, (batch_of(task, 1), task.samples(root_key(1), 5)))
     for b, j in itertools.product(range(5), range(CONTEXT_LENGTH)):
         np.testing.assert_allclose(samples.problem.context_inputs[b, j], batch.inputs[:, j, b], **ROUNDING)
         np.testing.assert_allclose(samples.problem.context_targets[b, j], batch.targets[:, j, b], **ROUNDING)

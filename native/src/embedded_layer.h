@@ -6,6 +6,8 @@
 // context's, whose features stay in the first-level cache.
 #pragma once
 
+#include <cstring>
+
 #include "arena.h"
 #include "gelu.h"
 #include "last_layer.h"
@@ -26,8 +28,8 @@ struct Accumulators<0> {
   Vector* sums;
 };
 
-// Attention reads a feature vector by its dot products with `readers`: first one per head, e_q Q_h, for the scores, then
-// V_ho for the values.
+// Attention reads a feature vector by its dot products with `readers`: first one per head, e_q Q_h, for the scores,
+// then V_ho for the values.
 template <int TOKEN_SIZE, int READERS>  // 0 if only known when running
 class EmbeddedLayer {
  public:
@@ -230,7 +232,8 @@ class EmbeddedLayer {
     for (int entry = 0; entry < count * hidden_; ++entry) query_inputs_gradient_[entry] *= query_slopes_[entry];
     multiply<Then::add>(
         transposed(token(0, problem_.num_tokens - 1), problem_.num_tokens * problem_.token_stride),
-        matrix(query_inputs_gradient_, hidden_), problem_.token_size + 1, count, hidden_, into_hidden_gradient_, hidden_);
+        matrix(query_inputs_gradient_, hidden_), problem_.token_size + 1, count, hidden_, into_hidden_gradient_,
+        hidden_);
   }
 
   const EmbeddedProblem& problem_;

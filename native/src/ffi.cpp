@@ -1,5 +1,5 @@
-// The doors to XLA: one handler for batches made here, one for batches that come as arrays, one for embedded layers, two
-// for tests, one that tells how many threads there are. And, for a plain call: which instruction set is used.
+// The doors to XLA: one handler for batches made here, one for batches that come as arrays, one for embedded layers,
+// two for tests, one that tells how many threads there are. And, for a plain call: which instruction set is used.
 #include "xla/ffi/api/ffi.h"
 
 #include <string>

@@ -59,8 +59,8 @@ constexpr int ROW_ALIGNMENT = 16;
 //
 //     e_q[target o] + sum over heads h and keys j of (f_j . (e_q Q_h)) (f_j . V_ho).
 //
-// Where features are the last axis, there are first `hidden_stride` of them for the hidden units and then `token_stride`
-// for the token and the constant, each padded with zeros; `feature_stride` is the sum.
+// Where features are the last axis, there are first `hidden_stride` of them for the hidden units and then
+// `token_stride` for the token and the constant, each padded with zeros; `feature_stride` is the sum.
 struct EmbeddedProblem {
   int token_size, hidden_size, width, num_heads, output_size;
   int hidden_stride, token_stride, feature_stride, width_stride;

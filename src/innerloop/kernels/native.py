@@ -2,7 +2,8 @@
 
 It serves stacks of linear attention in single precision on CPUs: every option of `StackConfig` with which a stack
 `is_linear`. Linear regression on uniform inputs is sampled inside the call, from the very words that
-`LinearRegression.draw` would use; any other task hands it batches that JAX made. How it works: ``docs/native.md``.
+`LinearRegression.draw` would use; any other task, and a fixed training set, hand it batches that JAX made. How it
+works: ``docs/native.md``.
 
 The environment variable ``INNERLOOP_NATIVE`` says whether to use it: ``auto`` (the default) where it is built,
 ``required`` to fail where it is not, ``off`` to train in JAX.
@@ -25,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key, UInt32
 
-from innerloop.kernels.kernel import Kernel
+from innerloop.kernels.kernel import Kernel, batch_source
 from innerloop.models import Products, StackConfig, products
 from innerloop.tasks import LinearRegression, Task, Uniform
 from innerloop.tokens import ConcatenatedTokens
@@ -57,6 +58,7 @@ def native_kernel(
     task: Task,
     batch_size: int,
     *,
+    is_fixed: bool = False,
     instruction_set: str = "best",
     num_threads: int = 0,
 ) -> Kernel | None:
@@ -70,6 +72,7 @@ def native_kernel(
         tokens: the tokeniser.
         task: where batches come from.
         batch_size: tasks per step.
+        is_fixed: every step sees the same tasks.
         instruction_set: ``avx512``, ``avx2`` or ``portable``; ``best`` is the widest that the machine has.
         num_threads: the most threads to use, 0 for all of XLA's. The result has the same bits for any number.
 
@@ -89,10 +92,10 @@ def native_kernel(
         "token_clip": np.float32(math.inf if config.token_clip is None else config.token_clip),
         "instruction_set": instruction_set,
     }
-    if isinstance(task, LinearRegression) and _can_sample(task, batch_size):
+    if not is_fixed and isinstance(task, LinearRegression) and _can_sample(task, batch_size):
         prepare, call = _sampled(task, batch_size, options)
     else:
-        prepare, call = _given(task, batch_size, options)
+        prepare, call = _given(task, batch_size, is_fixed, options)
     initial_weights = tokens.initial_weights
     if initial_weights is None:
         initial_weights = np.zeros((task.output_size, task.input_size), np.float32)
@@ -103,7 +106,7 @@ def native_kernel(
         (gradient,) = pull_back(Products(*gradients))
         return loss, gradient
 
-    return Kernel("native", prepare, loss_and_gradient)
+    return Kernel("native", prepare, loss_and_gradient, is_fixed=is_fixed)
 
 
 def is_chosen(config: StackConfig, tokens: ConcatenatedTokens) -> bool:
@@ -227,19 +230,17 @@ def _sampled(task: LinearRegression, batch_size: int, options: dict[str, Any]) -
     return prepare, call
 
 
-def _given(task: Task, batch_size: int, options: dict[str, Any]) -> _Halves:
+def _given(task: Task, batch_size: int, is_fixed: bool, options: dict[str, Any]) -> _Halves:
     """Batches made by JAX."""
-
-    def prepare(stream, step):
-        return task.draw(jax.random.fold_in(stream, step), batch_size)
+    source = batch_source(task, batch_size, is_fixed=is_fixed)
 
     def call(reduced, initial_weights, draw):
-        batch = task.assemble(draw)
+        batch = source.assemble(draw)
         return _ffi_call("innerloop_given_batch", _results(reduced))(
             reduced.W_KQ, reduced.W_PV, initial_weights, batch.inputs, batch.targets, options=options
         )
 
-    return prepare, call
+    return source.prepare, call
 
 
 def _results(reduced: Products):

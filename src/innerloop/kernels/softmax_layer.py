@@ -1,6 +1,6 @@
 """The training loss of a whole batch for one layer of softmax attention, in JAX.
 
-Same mathematics as `innerloop.models.run_stack` under ``vmap``, with the tasks along the last axis: only the query moves,
+Same mathematics as `innerloop.models.run_stack` under ``vmap``, tasks along the last axis: only the query moves,
 so a head is a sum over features, a softmax over keys and a sum over keys, which become vector code (measured at the
 paper's sizes with two heads: half the time of `innerloop.kernels.general_stack`).
 """

@@ -4,9 +4,9 @@ With logits l_ij = s_ij / sqrt(key_size), softmax over N keys is to first order 
 
     a_ij = (1 + l_ij - mean over j of l_ij) / N.
 
-A head h whose P W_V keeps the target entry alone, times eta_h, then adds eta_h / N sum_j y_j (1 + l_ij - mean l_i) to the
-query's target entry. Where the eta_h of all heads sum to zero only the logits are left, and the layer is the linear one
-with sum_h eta_h W_{h,KQ} / (N sqrt(key_size)) on centred inputs, since the mean logit is the logit of the mean token: a
+A head h whose P W_V keeps the target entry alone, times eta_h, then adds eta_h / N sum_j y_j (1 + l_ij - mean l_i) to
+the query's target entry. Where the eta_h of all heads sum to zero only the logits are left, and the layer is the linear
+one with sum_h eta_h W_{h,KQ} / (N sqrt(key_size)) on centred inputs, since the mean logit is that of the mean token: a
 step of gradient descent on centred inputs, if that sum is a multiple of the identity.
 """
 

@@ -1,12 +1,13 @@
-"""A trained stack beside as many steps of tuned gradient descent: what softmax, LayerNorm and fixed training sets share.
+"""A trained stack beside as many steps of tuned gradient descent: what softmax, LayerNorm and finite data share.
 
-``algorithm`` runs over what alignment is measured with, ``learner`` over everyone whose loss is measured, ``swept`` over
-those that are taken out of distribution. Gradient descent comes first, its near miss is the control.
+``algorithm`` runs over what alignment is measured with, ``learner`` over everyone whose loss is measured, ``swept``
+over those that are taken out of distribution. Gradient descent comes first, its near miss is the control.
 """
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +21,7 @@ from innerloop.experiments.lineup import Lineup, mean_loss
 from innerloop.experiments.shifts import INPUT_SCALES, input_losses
 from innerloop.models import Transformer
 from innerloop.plots import learner_style, line_with_band
-from innerloop.problem import Learner
+from innerloop.problem import Learner, Prediction, Problem
 from innerloop.runs import Run
 from innerloop.tasks import LinearRegression, Sample
 from innerloop.training import held_out_batch
@@ -63,6 +64,18 @@ class Rivals(NamedTuple):
 def descend(learning_rate: float, num_steps: int = 1) -> GradientDescent:
     """Gradient descent whose learning rate is an array, so that programs are compiled once for all of them."""
     return GradientDescent(jnp.asarray(learning_rate, dtype=jnp.float32), num_steps)
+
+
+class FirstPairs(eqx.Module):
+    """A learner that sees the first pairs of the context only."""
+
+    learner: Learner
+    num_pairs: int = eqx.field(static=True)
+
+    def __call__(self, problem: Problem) -> Prediction:
+        """Predicts the query's target."""
+        context = (part[: self.num_pairs] for part in (problem.context_inputs, problem.context_targets))
+        return self.learner(Problem(*context, problem.query_input))
 
 
 def rivals(run: Run, *, num_contexts: int = 20_000, others: dict[str, Learner] | None = None) -> Rivals:

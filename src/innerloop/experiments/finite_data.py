@@ -1,6 +1,7 @@
 """One linear layer on fixed training sets of 128, 512, 2048 and 8192 tasks (Fig 16)."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
 
@@ -99,7 +100,7 @@ def _claims(data: xr.Dataset) -> list[Claim]:
 def _monotone(by_size: dict[int, xr.Dataset]) -> list[Claim]:
     """Every larger training set is better, seed by seed."""
     claims = []
-    for smaller, larger in zip(SIZES[:-1], SIZES[1:], strict=True):
+    for smaller, larger in itertools.pairwise(SIZES):
         gain = np.log(1 + relative_loss(by_size[smaller])) - np.log(1 + relative_loss(by_size[larger]))
         claims.append(
             statistical(
@@ -117,8 +118,8 @@ def _notes(preset: Preset, runs: Mapping[str, Run], data: xr.Dataset) -> list[st
         part = data.sel(training_tasks=size)
         loss, train = part["final_loss"].sel(learner="trained"), part["train_loss"].isel(step=-1)
         notes.append(
-            f"{size} tasks: held-out loss {float(loss.mean()):.4f} ({float(loss.min()):.4f} to {float(loss.max()):.4f}), "
-            f"on the training set {float(train.mean()):.4f}; cosine to GD "
+            f"{size} tasks: held-out loss {float(loss.mean()):.4f} ({float(loss.min()):.4f} to "
+            f"{float(loss.max()):.4f}), on the training set {float(train.mean()):.4f}; cosine to GD "
             f"{float(part['final_cosine'].sel(algorithm=DESCENT).mean()):.4f}; GD has "
             f"{float(part['final_loss'].sel(learner=DESCENT)[0]):.4f} on the held-out tasks."
         )

@@ -37,7 +37,7 @@ def recipes(preset: Preset, num_seeds: int | None) -> dict[str, Recipe]:
     if preset == "quick":
         recipe = dataclasses.replace(recipe, num_steps=2500)
     elif preset == "smoke":
-        recipe = dataclasses.replace(recipe, num_steps=100, evaluation_tasks=500)
+        recipe = dataclasses.replace(recipe, num_steps=40, evaluation_interval=20, evaluation_tasks=500)
     return {f"{size} tasks": dataclasses.replace(recipe, training_tasks=size) for size in SIZES}
 
 

@@ -1,7 +1,8 @@
 """Linear attention with LayerNorm, one and two layers (Fig 14, A.9).
 
 Two stacks of two layers are trained: two untied layers with LayerNorm between them, and two tied ones, where the one
-LayerNorm comes before both. The published code builds the first when layers are untied and the second when they are tied.
+LayerNorm comes before both. The published code builds the first where layers are untied, the second where they are
+tied.
 """
 
 import dataclasses
@@ -48,7 +49,7 @@ _CONTEXTS: dict[Preset, int] = {"smoke": 2000, "quick": 20_000, "paper": 50_000}
 
 
 def recipes(preset: Preset, num_seeds: int | None) -> dict[str, Recipe]:
-    """The published recipes for one layer and two, with LayerNorm; 5000 steps where layers are tied, 50 000 where not."""
+    """The published recipes for one layer and two, with LayerNorm: 5000 steps for tied layers, 50 000 for untied."""
     seeds = tuple(range(num_seeds or (2 if preset == "smoke" else 10)))
     one = dataclasses.replace(published(seeds=seeds), model=StackConfig(layer_norm="before"))
     if num_seeds is None and preset != "smoke":
@@ -191,8 +192,8 @@ def _figure_14(data: xr.Dataset) -> "Figure":
         row[3].set_ylim(1e-2, 1e3)
     caption(
         figure,
-        "With LayerNorm a layer loses its inputs' size: one layer is worse than a GD step where it was trained and better "
-        "far out. Mean and 95 % band over seeds, thin: each seed. "
+        "With LayerNorm a layer loses its inputs' size: one layer is worse than a GD step where it was trained and "
+        "better far out. Mean and 95 % band over seeds, thin: each seed. "
         f"n = {int(data['final_loss'].sel(model=ONE, learner='trained').notnull().sum())} (one layer), "
         f"{int(data['final_loss'].sel(model=UNTIED, learner='trained').notnull().sum())} (two).",
     )

@@ -93,11 +93,13 @@ def analyse(preset: Preset, runs: Mapping[str, Run], stage: Stage) -> Results:
         here = rivals(run, others={CENTRED: Centred(descend(centred_rate))})
         part = measure(run, here, curve_tasks=_CURVE_TASKS[preset])
         part = part.assign(_heads(run)).assign(_expansion(run, here.held_out)).assign(_drops(run, part))
-        parts.append(part.assign_coords(model=label))
+        axes = {"head": np.arange(run.recipe.model.num_heads) + 1}
+        axes |= {name: np.arange(run.recipe.token_size) for name in ("row", "column")}
+        parts.append(part.assign_coords(model=label, **axes))
     data = cast(xr.Dataset, xr.concat(parts, "model", join="outer"))
     stage("controls")
     data = data.assign(_controls(task, here.held_out, centred_rate)).assign(_maps(runs[TWO], here.held_out))
-    data = data.assign_coords(head=np.arange(data.sizes["head"]) + 1)
+    data = data.assign_coords(reader=np.arange(data.sizes["reader"]) + 1, key=np.arange(data.sizes["key"]) + 1)
     return Results(data, _claims(data), _notes(preset, data))
 
 

@@ -28,6 +28,10 @@ CONFIGS = {
     "targets": StackConfig(num_layers=2, update="targets"),
     "clipped": StackConfig(num_layers=2, tied=False, token_clip=0.9),
     "query-in-keys": StackConfig(num_layers=2, query_in_keys=True),
+    "softmax": StackConfig(attention=("softmax",)),
+    "softmax-everything": StackConfig(
+        attention=("softmax",), num_heads=2, key_size=7, query_in_keys=True, damping=0.7, token_clip=0.9
+    ),
     "everything": StackConfig(
         num_layers=2,
         tied=False,
@@ -62,7 +66,7 @@ def initial_weights():
 
 
 # A context beyond 64 takes XLA's reductions in place of the unrolled sums. W0 changes the query token only.
-CASES = [*((name, 5, name in ("tied", "everything")) for name in CONFIGS), ("everything", 67, True)]
+CASES = [*((name, 5, "everything" in name or name == "tied") for name in CONFIGS), ("everything", 67, True)]
 
 
 @pytest.mark.parametrize(("name", "context_length", "has_initial_weights"), CASES)
@@ -81,7 +85,7 @@ def test_loss_and_gradient(name, context_length, has_initial_weights):
         assert (jnp.abs(leaf).max(axis=(2, 3)) > 1e-9).all()
 
 
-@pytest.mark.parametrize("name", ["clipped", "everything"])
+@pytest.mark.parametrize("name", ["clipped", "softmax-everything", "everything"])
 def test_clip_is_active(name):
     """The cases above would pass without a clip if no entry reached it, or if it froze every entry."""
     config, batch = CONFIGS[name], random_batch(5)

@@ -50,20 +50,17 @@ _CONTEXTS: dict[Preset, int] = {"smoke": 2000, "quick": 20_000, "paper": 50_000}
 
 def recipes(preset: Preset, num_seeds: int | None) -> dict[str, Recipe]:
     """The published recipes for one layer and two, with LayerNorm: 5000 steps for tied layers, 50 000 for untied."""
-    seeds = tuple(range(num_seeds or (2 if preset == "smoke" else 10)))
-    one = dataclasses.replace(published(seeds=seeds), model=StackConfig(layer_norm="before"))
-    if num_seeds is None and preset != "smoke":
-        seeds = seeds[:5]
-    tied, untied = (
-        dataclasses.replace(
-            published(num_layers=2, tied=is_tied, seeds=seeds),
-            model=StackConfig(num_layers=2, tied=is_tied, layer_norm="before" if is_tied else "between"),
-        )
-        for is_tied in (True, False)
-    )
-    all_recipes = {ONE: one, UNTIED: dataclasses.replace(untied, evaluation_interval=500), TIED: tied}
+
+    def recipe(num_layers: int, is_tied: bool, preset_seeds: int) -> Recipe:
+        seeds = tuple(range(num_seeds or (2 if preset == "smoke" else preset_seeds)))
+        model = StackConfig(num_layers=num_layers, tied=is_tied, layer_norm="before" if is_tied else "between")
+        return dataclasses.replace(published(num_layers=num_layers, tied=is_tied, seeds=seeds), model=model)
+
+    # Untied layers all get off the plateau, so that six seeds, the fewest for a median's interval, are enough.
+    untied = dataclasses.replace(recipe(2, False, 6), evaluation_interval=500)
+    all_recipes = {ONE: recipe(1, True, 10), UNTIED: untied, TIED: recipe(2, True, 10)}
     if preset == "quick":
-        short = {"num_steps": 2000, "evaluation_interval": 100}
+        short = {"num_steps": 1500, "evaluation_interval": 100}
     elif preset == "smoke":
         short = {"num_steps": 60, "evaluation_interval": 20, "batch_size": 64, "evaluation_tasks": 500}
     else:
@@ -122,18 +119,20 @@ def _two_layer_claims(data: xr.Dataset, label: str) -> list[Claim]:
     unit, near = "relative difference of losses", "GD with its learning rate 10 % off"
     return [
         statistical(
-            f"{slug}-worse-than-gd", f"{label}: worse than two GD steps", "Fig 14", relative_loss(part), WORSE,
+            f"{slug}-worse-than-gd", f"{label}: worse than two GD steps (median over seeds)", "Fig 14",
+            relative_loss(part), WORSE,
             published="worse", unit=unit, control=near, control_values=relative_loss(part, CONTROL)[:1],
+            centre="median",
         ),
         statistical(
-            f"{slug}-worse-than-gd++", f"{label}: worse than two steps of GD++", "Fig 14",
+            f"{slug}-worse-than-gd++", f"{label}: worse than two steps of GD++ (median over seeds)", "Fig 14",
             relative_loss(part, to=PLUS_PLUS), WORSE, published="worse", unit=unit, control="GD++ itself",
-            control_values=[0.0],
+            control_values=[0.0], centre="median",
         ),
         statistical(
-            f"{slug}-aligned", f"{label}: yet aligned with GD++", "Fig 14",
+            f"{slug}-aligned", f"{label}: yet aligned with GD++ (median over seeds)", "Fig 14",
             part["final_cosine"].sel(algorithm=PLUS_PLUS).values, ALIGNED, published="aligned", unit="cosine",
-            control="one GD step", control_values=[float(part["one_step_cosine"])],
+            control="one GD step", control_values=[float(part["one_step_cosine"])], centre="median",
         ),
     ]  # fmt: skip
 
@@ -159,7 +158,7 @@ def _notes(preset: Preset, runs: Mapping[str, Run], data: xr.Dataset) -> list[st
         )
     if preset == "quick":
         notes.append(
-            "quick trains 2000 steps, --preset paper 5000 (one layer, tied) and 50 000 (untied), "
+            "quick trains 1500 steps, --preset paper 5000 (one layer, tied) and 50 000 (untied), "
             "in which two untied layers go on improving."
         )
     return notes

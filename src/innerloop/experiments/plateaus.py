@@ -193,8 +193,8 @@ def _figure_15(data: xr.Dataset) -> "Figure":
         for seed in curves["seed"].values:
             color = learner_style("trained")["color"]
             axes.plot(curves["step"], curves.sel(seed=seed), color=color, alpha=0.5, linewidth=1)
-        kind = "softmax" if label == TWO_SOFTMAX else "linear"
-        axes.set(title=f"{label} ({kind} attention)", xlabel="training steps")
+        title = label if label == TWO_SOFTMAX else f"{label}, linear attention"
+        axes.set(title=title, xlabel="training steps")
         axes.set_xlim(0, min(float(part["last_step"]), 3000.0))
     panels[0].set(ylabel="half squared error")
     panels[0].legend()

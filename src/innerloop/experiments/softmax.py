@@ -265,10 +265,11 @@ def _notes(preset: Preset, data: xr.Dataset) -> list[str]:
     for label in (ONE, TWO):
         part = data.sel(model=label)
         drops, loss = part["drop_step"].values, part["final_loss"].sel(learner="trained").values
-        late = f"; the others' loss drops between steps {np.nanmin(drops):.0f} and {np.nanmax(drops):.0f}"
+        dropped = drops[np.isfinite(drops)]
+        late = f"; loss drops at steps {dropped.min():.0f} to {dropped.max():.0f}" if dropped.size else ""
         notes.append(
             f"{label}: {int(np.isnan(drops).sum())} of {drops.size} seeds are still on the plateau at the end"
-            f"{late if np.isfinite(drops).any() else ''}; losses {np.min(loss):.4f} to {np.max(loss):.4f}, median "
+            f"{late}; losses {np.min(loss):.4f} to {np.max(loss):.4f}, median "
             f"{np.median(loss):.4f} (GD {float(part['final_loss'].sel(learner=DESCENT)[0]):.4f}, on centred inputs "
             f"{float(part['final_loss'].sel(learner=CENTRED)[0]):.4f})."
         )

@@ -101,7 +101,7 @@ def test_criterion_in_words(criterion, words):
 
 
 def test_interval_of_a_median_covers_it_whatever_the_distribution():
-    """Order statistics: 6 to 8 seeds give the extremes, 9 the second ones; coverage on a heavy tail is at least 95 %."""
+    """Order statistics: 6 to 8 seeds give the extremes, 9 the second ones; covered on a heavy tail too."""
     ranks = {5: None, 6: 1, 8: 1, 9: 2, 12: 3}
     for count, rank in ranks.items():
         measured = Measurement.median_over_seeds(np.arange(count)[::-1])

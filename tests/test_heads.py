@@ -102,7 +102,7 @@ def test_off_diagonal_share():
 
 
 def test_opposite_heads_to_first_order_are_a_gradient_step_on_centred_inputs():
-    """The reading of two trained heads, made exact by construction: eta_1 = -eta_2, their sum a multiple of identity."""
+    """The reading of two trained heads, made exact by construction: eta_1 = -eta_2, a sum like the identity."""
     rng, eta, learning_rate = np.random.default_rng(5), 5.0, 6.0
     both = rng.normal(size=(TOKEN_SIZE, TOKEN_SIZE))
     both[-1], both[:, -1] = 0, 0

@@ -149,7 +149,7 @@ def relative_loss(data: xr.Dataset, learner: str = "trained", *, to: str = DESCE
 
 
 def loss_panel(
-    axes: Axes, data: xr.Dataset, *, title: str, learners: Sequence[str] = (DESCENT,), highest: float | None = None
+    axes: Axes, data: xr.Dataset, *, title: str, learners: Sequence[str] = (DESCENT,), yscale: str = "linear"
 ) -> None:
     """Loss along training: every seed, their mean with its band, and learners' losses as lines."""
     style: dict[str, Any] = learner_style("trained") | {"marker": ""}
@@ -161,9 +161,10 @@ def loss_panel(
         line: dict[str, Any] = learner_style(name) | {"marker": "", "linewidth": 2}
         axes.axhline(float(data["final_loss"].sel(learner=name).isel(seed=0)), **line)
     axes.axhline(float(data["zero_loss"]), linewidth=1.2, **learner_style("trivial"))
-    axes.set(title=title, xlabel="training steps", ylabel="half squared error")
-    if highest is not None:
-        axes.set_ylim(top=highest)
+    # Where seeds differ by the length of a plateau, the band of their mean goes far beyond all of them.
+    shown = [curves.min(), curves.max(), *(data["final_loss"].sel(learner=name).min() for name in learners)]
+    limits = 0.85 * float(min(shown)), 1.1 * float(max(shown))
+    axes.set(title=title, xlabel="training steps", ylabel="half squared error", yscale=yscale, ylim=limits)
     axes.legend()
 
 

@@ -44,7 +44,7 @@ def recipes(preset: Preset, num_seeds: int | None) -> dict[str, Recipe]:
     if preset == "quick":
         recipe = dataclasses.replace(recipe, num_steps=900)
     elif preset == "smoke":
-        recipe = dataclasses.replace(recipe, num_steps=100, batch_size=64, evaluation_tasks=500)
+        recipe = dataclasses.replace(recipe, num_steps=60, batch_size=64, evaluation_tasks=200)
     return {
         ONE: recipe,
         TWO: dataclasses.replace(recipe, model=StackConfig(num_heads=2)),

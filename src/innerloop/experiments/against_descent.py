@@ -74,8 +74,8 @@ class FirstPairs(eqx.Module):
 
     def __call__(self, problem: Problem) -> Prediction:
         """Predicts the query's target."""
-        context = (part[: self.num_pairs] for part in (problem.context_inputs, problem.context_targets))
-        return self.learner(Problem(*context, problem.query_input))
+        inputs, targets = (part[: self.num_pairs] for part in (problem.context_inputs, problem.context_targets))
+        return self.learner(Problem(inputs, targets, problem.query_input))
 
 
 def rivals(run: Run, *, num_contexts: int = 20_000, others: dict[str, Learner] | None = None) -> Rivals:
@@ -94,10 +94,11 @@ def rivals(run: Run, *, num_contexts: int = 20_000, others: dict[str, Learner] |
         spectra = tuning_spectra(task, num_contexts=num_contexts)
         learning_rate = float(tune(task, num_steps, algorithm="gd", spectra=spectra).learning_rates[0])
         tuned = tune(task, num_steps, algorithm="gd++", spectra=spectra)
-        numbers = (tuned.learning_rates[0], tuned.curvature_corrections[0])
-        algorithms[PLUS_PLUS] = GradientDescentPlusPlus(
-            *(jnp.asarray(number, dtype=jnp.float32) for number in numbers), num_steps
+        eta, gamma = (
+            jnp.asarray(numbers[0], dtype=jnp.float32)
+            for numbers in (tuned.learning_rates, tuned.curvature_corrections)
         )
+        algorithms[PLUS_PLUS] = GradientDescentPlusPlus(eta, gamma, num_steps)
     algorithms = {DESCENT: descend(learning_rate, num_steps), **algorithms, **(others or {})}
     control = descend(NEAR_MISS * learning_rate, num_steps)
     return Rivals(task, algorithms, control, run.transformers(), held_out_batch(run.recipe).samples())

@@ -47,7 +47,7 @@ def alignments(learners: Any, algorithms: Sequence[Learner], samples: Sample) ->
 
 def training_curves(run: Run, algorithms: Sequence[Learner], samples: Sample) -> Variables:
     """Loss at every measurement, and alignment with the algorithms at the `curve_points`."""
-    measured = [alignments(snapshot(run, index), algorithms, samples) for index in curve_points(run)]
+    measured = [alignments(snapshot(run, int(index)), algorithms, samples) for index in curve_points(run)]
     variables: Variables = {
         "loss": (("step", "seed"), run.metrics["evaluation_loss"].values, {"units": "half squared error"})
     }

@@ -90,7 +90,7 @@ def analyse(preset: Preset, runs: Mapping[str, Run], stage: Stage) -> Results:
 def _one_layer_claims(part: xr.Dataset) -> list[Claim]:
     loss = part["input_scale_loss"].isel(input_scale=-1)
     scale = float(part["input_scale"][-1])
-    far = np.log2(loss / loss.sel(swept=DESCENT))
+    far = cast(xr.DataArray, np.log2(loss / loss.sel(swept=DESCENT)))
     return [
         statistical(
             "one-layer-worse", "one layer with LayerNorm is worse than one GD step (median over seeds)", "Fig 14",

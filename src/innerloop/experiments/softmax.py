@@ -40,7 +40,7 @@ from innerloop.models import StackConfig, Transformer, products
 from innerloop.plots import alignment_panel, caption, heat_map, house_style
 from innerloop.runs import Run
 from innerloop.tasks import LinearRegression, Sample
-from innerloop.training import Recipe, published
+from innerloop.training import Recipe, held_out_batch, published
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -93,12 +93,12 @@ def analyse(preset: Preset, runs: Mapping[str, Run], stage: Stage) -> Results:
         here = rivals(run, others={CENTRED: Centred(descend(centred_rate))})
         part = measure(run, here, curve_tasks=_CURVE_TASKS[preset])
         part = part.assign(_heads(run)).assign(_expansion(run, here.held_out)).assign(_drops(run, part))
-        axes = {"head": np.arange(run.recipe.model.num_heads) + 1}
-        axes |= {name: np.arange(run.recipe.token_size) for name in ("row", "column")}
-        parts.append(part.assign_coords(model=label, **axes))
+        entries, heads = np.arange(run.recipe.token_size), np.arange(run.recipe.model.num_heads) + 1
+        parts.append(part.assign_coords({"model": label, "head": heads, "row": entries, "column": entries}))
     data = cast(xr.Dataset, xr.concat(parts, "model", join="outer"))
     stage("controls")
-    data = data.assign(_controls(task, here.held_out, centred_rate)).assign(_maps(runs[TWO], here.held_out))
+    samples = held_out_batch(runs[TWO].recipe).samples()
+    data = data.assign(_controls(task, samples, centred_rate)).assign(_maps(runs[TWO], samples))
     data = data.assign_coords(reader=np.arange(data.sizes["reader"]) + 1, key=np.arange(data.sizes["key"]) + 1)
     return Results(data, _claims(data), _notes(preset, data))
 
@@ -345,8 +345,9 @@ def _attention_figure(data: xr.Dataset) -> "Figure":
             figure.colorbar(image, ax=axes, shrink=0.8)
     caption(
         figure,
-        "Attention minus 1/N of two softmax heads, first seed. Above: one task. Below: the mean over tasks, where only\n"
-        "tokens' attention to themselves is left: one head's is below 1/N, the other's above, with eta of opposite signs.",
+        "Attention minus 1/N of two softmax heads, first seed. Above: one task. Below: the mean over tasks, where\n"
+        "only tokens' attention to themselves is left: below 1/N for one head, above for the other, whose eta has the "
+        "opposite sign.",
     )
     return figure
 

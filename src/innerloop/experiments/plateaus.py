@@ -82,6 +82,7 @@ def _measure(run: Run, target: float) -> xr.Dataset:
         "plateau_begin": (("seed",), _of_drops(drops, "plateau_begin"), step),
         "plateau_length": (("seed",), _of_drops(drops, "plateau_length"), step),
         "fall_length": (("seed",), _of_drops(drops, "arrived") - _of_drops(drops, "plateau_end"), step),
+        "diverged_at": (("seed",), run.metrics["diverged_at"].values.astype(float), step | {"of": "-1 for never"}),
         "last_step": ((), np.asarray(steps[-1]), step),
     }
     return xr.Dataset(variables, {"step": steps, "seed": np.asarray(run.recipe.seeds)})
@@ -100,9 +101,9 @@ def _even_fall(run: Run, target: float) -> float:
 
 
 def _of(data: xr.Dataset, label: str, name: str) -> np.ndarray:
-    """One measure of one model, by seed. Seeds that never drop have NaN there; missing seeds are left out."""
+    """One measure of one model, by seed; seeds that only other models have are left out."""
     part = data.sel(model=label)
-    return part[name].values[np.isfinite(part["final_loss"].values)]
+    return part[name].values[np.isfinite(part["diverged_at"].values)]
 
 
 def _drop_steps(data: xr.Dataset, label: str) -> np.ndarray:
@@ -215,7 +216,7 @@ def _lengths_figure(data: xr.Dataset) -> "Figure":
         for label, color in ((ONE, "#0072B2"), (TWO, "#E69F00"), (TWO_SOFTMAX, "#009E73")):
             values = np.sort(_of(data, label, name))
             values = values[np.isfinite(values)]
-            share = np.arange(1, values.size + 1) / np.isfinite(data.sel(model=label)["final_loss"].values).sum()
+            share = np.arange(1, values.size + 1) / _of(data, label, name).size
             axes.step(values, share, where="post", color=color, marker="o", markersize=4, label=label)
         axes.set(xlabel=f"training steps: {what}", ylabel="share of seeds up to here", xscale="log", ylim=(0, 1.05))
         axes.legend(loc="lower right")

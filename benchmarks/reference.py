@@ -1,7 +1,8 @@
 """Runs the training loop of the published code, from a checkout that the user names.
 
 Nothing of that code is here: the checkout is imported as it is, configured for a recipe, and driven by the same calls
-that its notebook for concatenated tokens makes in each step.
+that its notebooks for concatenated tokens (`constructed_token_setup.ipynb`) and sine waves
+(`non_linear_regression.ipynb`) make in each step.
 """
 
 import importlib
@@ -13,6 +14,7 @@ from typing import Any
 
 import jax
 
+from innerloop.tasks import SineWaves
 from innerloop.training import Recipe
 
 _NEEDED_FILES = ("attn.py", "config.py", "data.py", "train.py", "transformer.py")
@@ -46,6 +48,7 @@ class ReferenceLoop:
             self._train = _import_afresh(path)
             self._config = self._train.config
             self._config.update(reference_settings(recipe))
+            self._train.change_dataloader()
             self._optimiser, self._state, _, key = self._train.init()
             _, self._data_key = jax.random.split(key)
             self.start_up_seconds, self.start_up_steps = self.run(_WARM_UP_STEPS), _WARM_UP_STEPS
@@ -82,23 +85,40 @@ def check_files(path: Path) -> None:
 
 
 def reference_settings(recipe: Recipe) -> dict[str, Any]:
-    """The published configuration's entries for a recipe of concatenated tokens and linear attention."""
-    task, model, optimizer = recipe.linear_task(), recipe.model, recipe.optimizer
-    token_size = task.input_size + task.output_size
+    """The published configuration's entries for a recipe of linear attention on concatenated tokens or sine waves."""
+    task, model, optimizer = recipe.task, recipe.model, recipe.optimizer
+    width = model.embedding_size or task.input_size + task.output_size
+    if isinstance(task, SineWaves):
+        # Its wave takes amplitude and phase from the code; its input size is that of the embedded tokens.
+        data = {
+            "non_linear_reg_task": True,
+            "input_size": width - 1,
+            "input_range": task.input_range,
+            "weight_scale": 1,
+        }
+    else:
+        task = recipe.linear_task()
+        data = {
+            "input_size": task.input_size,
+            "input_range": float(task.input_scale),
+            "weight_scale": int(task.target_scale),
+        }
     return {
+        **data,
         "seed": recipe.seeds[0],
         "bs": recipe.batch_size,
         "dataset_size": task.context_length,
-        "input_size": task.input_size,
-        "input_range": float(task.input_scale),
-        "weight_scale": int(task.target_scale),
         "size_distract": 0,
         "num_layers": model.num_layers,
         "deq": model.tied,
         "gd_deq": model.tied,
         "num_heads": model.num_heads,
-        "key_size": token_size,
-        "emb_size": token_size,
+        "key_size": width,
+        "emb_size": width,
+        "in_proj": model.embedding_size is not None,
+        "input_mlp": model.mlp == "input",
+        "input_mlp_out_dim": width,
+        "widening_factor": model.mlp_widening,
         "init_scale": recipe.init_scale / model.num_layers,
         "dampening": float(model.damping),
         "clip": 0.0 if model.token_clip is None else float(model.token_clip),

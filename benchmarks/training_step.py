@@ -10,8 +10,8 @@ import dataclasses
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +21,13 @@ from rich.console import Console
 from benchmarks.reference import ReferenceLoop, UnsuitableReferenceError, check_files
 from benchmarks.report import Row, paths, save, table
 from innerloop.kernels import native
-from innerloop.training import Recipe, TrainingState, initial_state, numerics, published, train
+from innerloop.training import Recipe, TrainingState, initial_state, numerics, published, published_sine, train
 
-RECIPES: dict[str, dict[str, Any]] = {
-    "1 layer": {"num_layers": 1, "tied": True},
-    "2 tied layers": {"num_layers": 2, "tied": True},
-    "5 untied layers": {"num_layers": 5, "tied": False},
+RECIPES: dict[str, Callable[..., Recipe]] = {
+    "1 layer": partial(published, num_layers=1, tied=True),
+    "2 tied layers": partial(published, num_layers=2, tied=True),
+    "5 untied layers": partial(published, num_layers=5, tied=False),
+    "sine waves": published_sine,
 }
 
 Side = tuple[str, int]
@@ -99,7 +100,7 @@ class OurLoop:
 
 def timing_recipe(name: str, *, steps: int, seeds: int) -> Recipe:
     """The published recipe with chunks of ``steps`` steps and next to no evaluation."""
-    recipe = published(**RECIPES[name], num_steps=2 * steps, seeds=tuple(range(seeds)))
+    recipe = RECIPES[name](num_steps=2 * steps, seeds=tuple(range(seeds)))
     return dataclasses.replace(recipe, evaluation_interval=steps, evaluation_tasks=1)
 
 

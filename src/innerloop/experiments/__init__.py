@@ -7,8 +7,10 @@ from innerloop.experiments.five_layer import FIVE_LAYER
 from innerloop.experiments.layernorm import LAYERNORM
 from innerloop.experiments.one_layer import ONE_LAYER
 from innerloop.experiments.plateaus import PLATEAUS
+from innerloop.experiments.sine import SINE
 from innerloop.experiments.softmax import SOFTMAX
 from innerloop.experiments.ten_layer import TEN_LAYER
+from innerloop.experiments.twelve_blocks import TWELVE_BLOCKS
 from innerloop.experiments.two_layer import TWO_LAYER
 from innerloop.experiments.weights import WEIGHTS
 
@@ -21,6 +23,8 @@ EXPERIMENTS: dict[str, Experiment] = {
         TEN_LAYER,
         CURVATURE,
         WEIGHTS,
+        SINE,
+        TWELVE_BLOCKS,
         SOFTMAX,
         LAYERNORM,
         PLATEAUS,
@@ -36,8 +40,10 @@ __all__ = [
     "LAYERNORM",
     "ONE_LAYER",
     "PLATEAUS",
+    "SINE",
     "SOFTMAX",
     "TEN_LAYER",
+    "TWELVE_BLOCKS",
     "TWO_LAYER",
     "WEIGHTS",
     "Experiment",

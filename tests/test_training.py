@@ -220,11 +220,17 @@ def test_a_lone_seed_gives_the_bits_that_it_has_in_company(trained):
     assert_same_bits(alone, of_seed(1, trained))
 
 
-@pytest.mark.parametrize("mode", ["off", "required"])
-def test_a_fixed_training_set_is_the_batch_of_step_zero_at_every_step(mode, monkeypatch, hasty_compiler):
+@pytest.mark.parametrize(
+    ("mode", "model"),
+    [("off", RECIPE.model), ("required", RECIPE.model), ("required", StackConfig(embedding_size=5))],
+    ids=["jax", "native", "native-embedded"],
+)
+def test_a_fixed_training_set_is_the_batch_of_step_zero_at_every_step(mode, model, monkeypatch, hasty_compiler):
     """Of as many tasks as it says, whatever the batch size; another one for every seed; resumed to the same bits."""
     monkeypatch.setenv("INNERLOOP_NATIVE", mode)
-    recipe = dataclasses.replace(RECIPE, training_tasks=19, seeds=SEEDS[:2], num_steps=4, evaluation_interval=1)
+    recipe = dataclasses.replace(
+        RECIPE, model=model, training_tasks=19, seeds=SEEDS[:2], num_steps=4, evaluation_interval=1
+    )
     pairs = list(train(recipe))
     with numerics(recipe):
         for index, seed in enumerate(recipe.seeds):

@@ -5,6 +5,7 @@ over those that are taken out of distribution. Gradient descent comes first, its
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -91,17 +92,23 @@ def rivals(run: Run, *, num_contexts: int = 20_000, others: dict[str, Learner] |
     if num_steps == 1:
         learning_rate = optimal_learning_rate(task)
     else:
-        spectra = tuning_spectra(task, num_contexts=num_contexts)
-        learning_rate = float(tune(task, num_steps, algorithm="gd", spectra=spectra).learning_rates[0])
-        tuned = tune(task, num_steps, algorithm="gd++", spectra=spectra)
-        eta, gamma = (
-            jnp.asarray(numbers[0], dtype=jnp.float32)
-            for numbers in (tuned.learning_rates, tuned.curvature_corrections)
-        )
-        algorithms[PLUS_PLUS] = GradientDescentPlusPlus(eta, gamma, num_steps)
+        learning_rate, plus_plus = _tuned(task, num_steps, num_contexts)
+        algorithms[PLUS_PLUS] = plus_plus
     algorithms = {DESCENT: descend(learning_rate, num_steps), **algorithms, **(others or {})}
     control = descend(NEAR_MISS * learning_rate, num_steps)
     return Rivals(task, algorithms, control, run.transformers(), held_out_batch(run.recipe).samples())
+
+
+@lru_cache(maxsize=8)
+def _tuned(task: LinearRegression, num_steps: int, num_contexts: int) -> tuple[float, GradientDescentPlusPlus]:
+    """The best shared learning rate of gradient descent, and tuned GD++; stacks of one depth share them."""
+    spectra = tuning_spectra(task, num_contexts=num_contexts)
+    descent = tune(task, num_steps, algorithm="gd", spectra=spectra)
+    tuned = tune(task, num_steps, algorithm="gd++", spectra=spectra)
+    eta, gamma = (
+        jnp.asarray(numbers[0], dtype=jnp.float32) for numbers in (tuned.learning_rates, tuned.curvature_corrections)
+    )
+    return float(descent.learning_rates[0]), GradientDescentPlusPlus(eta, gamma, num_steps)
 
 
 def measure(run: Run, here: Rivals, *, curve_tasks: int, sweep_tasks: int = 0) -> xr.Dataset:

@@ -175,7 +175,7 @@ def _controls(task: LinearRegression, samples: Sample, centred_rate: float) -> V
     losses = Lineup({"far": descend(_FAR_RATE * rate), DESCENT: descent}, {}, 1).measure(mean_loss, samples)[:, 0]
     fewer = align(FirstPairs(descent, _FEWER_PAIRS), descent, samples)
     return {
-        "far_rate_loss": ((), losses[0] / losses[1] - 1, {"units": "relative to GD", "of": "learning rate 35 % off"}),
+        "far_rate_loss": ((), np.asarray(losses[0] / losses[1] - 1), {"units": "relative", "of": "rate 35 % off"}),
         "fewer_pairs_cosine": ((), np.asarray(fewer.cosine), {"of": f"GD on {_FEWER_PAIRS} pairs, with GD"}),
         "descent_centred_cosine": ((), np.asarray(align(descent, centred, samples).cosine), {"of": "GD, centred GD"}),
         "centred_learning_rate": ((), np.asarray(centred_rate), {"units": "eta of centred GD"}),

@@ -98,3 +98,27 @@ def test_json_has_no_numbers_that_are_not_finite():
 )
 def test_criterion_in_words(criterion, words):
     assert str(criterion) == words
+
+
+def test_interval_of_a_median_covers_it_whatever_the_distribution():
+    """Order statistics: 6 to 8 seeds give the extremes, 9 the second ones; covered on a heavy tail too."""
+    ranks = {5: None, 6: 1, 8: 1, 9: 2, 12: 3}
+    for count, rank in ranks.items():
+        measured = Measurement.median_over_seeds(np.arange(count)[::-1])
+        if rank is None:
+            assert (measured.low, measured.high) == (None, None)
+        else:
+            assert (measured.low, measured.high) == (rank - 1, count - rank)
+    samples = np.random.default_rng(0).standard_cauchy(size=(4000, 10))
+    intervals = [Measurement.median_over_seeds(sample) for sample in samples]
+    covered = np.mean([one.low <= 0 <= one.high for one in intervals])
+    assert 0.95 < covered < 0.99  # exactly .9785
+
+
+def test_a_median_is_not_carried_away_by_one_seed():
+    values = [0.07, 0.06, 0.065, 0.07, 0.068, 0.071, 0.066, 0.069, 0.067, 1.0]
+    options = {"control": "far", "control_values": [0.2]}
+    median = statistical("a", "a", "a", values, Criterion(high=0.09), centre="median", **options)
+    mean = statistical("a", "a", "a", values, Criterion(high=0.09), **options)
+    assert (median.verdict, mean.verdict) == ("reproduced", "inconclusive")
+    assert median.measured == pytest.approx(0.0685)

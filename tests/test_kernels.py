@@ -41,6 +41,13 @@ CONFIGS = {
         token_clip=0.9,
     ),
 }
+# One layer of softmax attention on the tokens as they are.
+SOFTMAX_LAYERS = {
+    "softmax-layer": StackConfig(attention=("softmax",)),
+    "softmax-layer-everything": StackConfig(
+        attention=("softmax",), num_heads=2, key_size=7, query_in_keys=True, damping=0.7, token_clip=0.9
+    ),
+}
 pytestmark = pytest.mark.usefixtures("x64")
 
 
@@ -85,11 +92,12 @@ def test_loss_and_gradient(name, context_length, has_initial_weights):
 
 # --- Stacks with other parts than linear attention -------------------------------------------------------------------
 
-OTHERS = PARTS | EMBEDDED_LAYERS
+OTHERS = PARTS | EMBEDDED_LAYERS | SOFTMAX_LAYERS
 # A gradient takes seconds to compile, so it is taken of those that have every option between them.
 COVERING = {
     **{name: PARTS[name] for name in ("causal-softmax", "mixed", "block-mlp-no-bias", "norm", "deep-embedding", "all")},
     **EMBEDDED_LAYERS,
+    **SOFTMAX_LAYERS,
 }
 
 
@@ -149,16 +157,17 @@ def test_gradients_cover_every_option():
 
 @pytest.mark.parametrize("config", (ALL := CONFIGS | OTHERS).values(), ids=ALL)
 def test_every_stack_is_served_by_its_own_code(config, monkeypatch):
-    """All three would be right for one layer: only the time that they take tells them apart."""
+    """Several would be right for one layer: only the time that they take tells them apart."""
     served = []
-    for name in ("linear_stack_entries", "embedded_layer_entries", "general_stack_entries"):
+    for name in (f"{code}_entries" for code in ("linear_stack", "embedded_layer", "softmax_layer", "general_stack")):
         ours = getattr(kernel, name)
         monkeypatch.setattr(kernel, name, lambda *given, name=name, ours=ours: served.append(name) or ours(*given))
     weights = random_weights(config, TOKEN_SIZE, seed=2)
     jax.eval_shape(partial(batch_loss, config, ConcatenatedTokens()), weights, random_batch(5))
-    form = "linear_stack" if config in CONFIGS.values() else "general_stack"
-    assert served == ["embedded_layer_entries" if config in EMBEDDED_LAYERS.values() else f"{form}_entries"]
-    assert config.is_linear == (form == "linear_stack" and config in CONFIGS.values())
+    own = {"linear_stack": CONFIGS, "embedded_layer": EMBEDDED_LAYERS, "softmax_layer": SOFTMAX_LAYERS}
+    code = next((code for code, configs in own.items() if config in configs.values()), "general_stack")
+    assert served == [f"{code}_entries"]
+    assert config.is_linear == (code == "linear_stack")
 
 
 @pytest.mark.parametrize(
@@ -182,10 +191,10 @@ def test_other_parts_train_in_jax(config, mode, monkeypatch):
         assert training_path(StackConfig(), ConcatenatedTokens()) == ("jax" if mode == "off" else "native")
 
 
-@pytest.mark.parametrize("name", ["clipped", "everything"])
+@pytest.mark.parametrize("name", ["clipped", "softmax-layer-everything", "everything"])
 def test_clip_is_active(name):
     """The cases above would pass without a clip if no entry reached it, or if it froze every entry."""
-    config, batch = CONFIGS[name], random_batch(5)
+    config, batch = ALL[name], random_batch(5)
     transformer = Transformer(config, random_weights(config, TOKEN_SIZE, seed=2, size=0.3))
     tokens = hasty_jit(jax.vmap(transformer.trace))(batch.samples().problem).tokens[:, 1:, :, INPUT_SIZE:]
     share = float(jnp.mean(jnp.abs(tokens) == config.token_clip))

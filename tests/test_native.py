@@ -414,7 +414,11 @@ def test_training_follows_a_mode_that_changes(monkeypatch):
     chosen = []
     original = loop.training_kernel
     monkeypatch.setattr(
-        loop, "training_kernel", lambda *arguments: chosen.append(original(*arguments).path) or original(*arguments)
+        loop,
+        "training_kernel",
+        lambda *arguments, **options: (
+            chosen.append(original(*arguments, **options).path) or original(*arguments, **options)
+        ),
     )
     for mode in ("off", "required", "off"):
         with native.using(mode):

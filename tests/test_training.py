@@ -214,6 +214,30 @@ def test_a_lone_seed_gives_the_bits_that_it_has_in_company(trained):
     assert_same_bits(alone, of_seed(1, trained))
 
 
+@pytest.mark.parametrize(
+    ("mode", "model"),
+    [("off", RECIPE.model), ("required", RECIPE.model), ("required", StackConfig(embedding_size=5))],
+    ids=["jax", "native", "native-embedded"],
+)
+def test_a_fixed_training_set_is_the_batch_of_step_zero_at_every_step(mode, model, monkeypatch, hasty_compiler):
+    """Of as many tasks as it says, whatever the batch size; another one for every seed; resumed to the same bits."""
+    monkeypatch.setenv("INNERLOOP_NATIVE", mode)
+    recipe = dataclasses.replace(
+        RECIPE, model=model, training_tasks=19, seeds=SEEDS[:2], num_steps=4, evaluation_interval=1
+    )
+    pairs = list(train(recipe))
+    with numerics(recipe):
+        for index, seed in enumerate(recipe.seeds):
+            first_step = jax.random.fold_in(named_key(root_key(seed), "training"), 0)
+            samples = recipe.task.sample_batch(first_step, 19).samples()
+            for (_, before), (_, measurement) in itertools.pairwise(pairs):
+                weights = jax.tree.map(lambda leaf, index=index: leaf[index], before.weights)
+                expected = task_losses(Transformer(recipe.model, weights, recipe.tokens()), samples).mean()
+                np.testing.assert_allclose(measurement.train_loss[index], expected, rtol=1e-5)
+    assert abs(float(pairs[1][1].train_loss[0] - pairs[1][1].train_loss[1])) > 1e-3
+    assert_same_bits(list(train(recipe, pairs[2][0])), pairs[3:])
+
+
 # --- Divergence ------------------------------------------------------------------------------------------------------
 
 FIELDS = ("train_loss", "gradient_norm", "evaluation_loss")
@@ -491,6 +515,7 @@ CHANGES = {
     "gd_plus_plus_from": (TWO_LAYERS, (0.5, 0.1)),
     "loss": (SMALL, "expected"),
     "optimizer.method": (EXPECTED, "lbfgs"),
+    "training_tasks": (SMALL, 5),  # as many as a batch has: the first step is the same, the second is not
     "evaluation_seed": (SMALL, 1),
 }
 SHAPES = {

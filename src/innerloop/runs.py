@@ -126,6 +126,7 @@ def name_of(recipe: Recipe) -> str:
     trained = "" if recipe.gd_plus_plus_from is None else "-gd++"
     trained += "-expected" if recipe.loss == "expected" else ""
     trained += "" if recipe.gd_on_features is None else "-gd"
+    trained += "" if recipe.training_tasks is None else f"-of{recipe.training_tasks}"
     label = f"{family}{model.num_layers}-{kind}-N{task.context_length}-d{task.input_size}{trained}"
     with numerics(recipe):
         kernel_path = recipe_path(recipe)

@@ -1,5 +1,6 @@
 """Reference learners: the known algorithms that trained transformers are compared with."""
 
+from innerloop.algorithms.centred import Centred
 from innerloop.algorithms.deep_features import FeatureMap, KernelFunction, KernelGradientDescent, OnFeatures
 from innerloop.algorithms.gradient_descent import GradientDescent
 from innerloop.algorithms.gradient_descent_plus_plus import GradientDescentPlusPlus, Residuals
@@ -7,6 +8,7 @@ from innerloop.algorithms.ridge import Ridge, bayes_optimal
 from innerloop.algorithms.trivial import Trivial
 
 __all__ = [
+    "Centred",
     "FeatureMap",
     "GradientDescent",
     "GradientDescentPlusPlus",

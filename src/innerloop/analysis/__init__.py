@@ -3,25 +3,44 @@
 from innerloop.analysis.alignment import Alignment, align, sensitivity
 from innerloop.analysis.conditioning import condition_gamma, condition_numbers, corrected_eigenvalues
 from innerloop.analysis.evaluation import over_learners, over_tasks, task_losses, trajectory_losses
+from innerloop.analysis.heads import (
+    ExpansionError,
+    FirstOrderSoftmax,
+    combined_key_query,
+    expansion_error,
+    first_order_softmax,
+    head_steps,
+    off_diagonal_share,
+)
 from innerloop.analysis.identifiability import LayerComparison, compare_layers, match_gauge, read_entries
 from innerloop.analysis.interpolation import fix_gauge, interpolate
 from innerloop.analysis.out_of_distribution import scale_sweep
+from innerloop.analysis.plateaus import Drop, find_drop
 from innerloop.analysis.rollout import roll_out
 from innerloop.analysis.weights import LayerReading, key_query_scale, read_layers
 
 __all__ = [
     "Alignment",
+    "Drop",
+    "ExpansionError",
+    "FirstOrderSoftmax",
     "LayerComparison",
     "LayerReading",
     "align",
+    "combined_key_query",
     "compare_layers",
     "condition_gamma",
     "condition_numbers",
     "corrected_eigenvalues",
+    "expansion_error",
+    "find_drop",
+    "first_order_softmax",
     "fix_gauge",
+    "head_steps",
     "interpolate",
     "key_query_scale",
     "match_gauge",
+    "off_diagonal_share",
     "over_learners",
     "over_tasks",
     "read_entries",

@@ -70,7 +70,7 @@ def _print_plan(experiment, preset, seeds, out: Path) -> int:
         seconds = expected.training[name]
         state = f"to train, about {report.text_of(seconds)}" if seconds else "stored"
         print(
-            f"  {label:>5}  {recipe.num_steps} steps x {len(recipe.seeds)} seeds, batch {recipe.batch_size}  "
+            f"  {label:>5}  {recipe.num_steps} steps x {len(recipe.seeds)} seeds, batch {recipe.tasks_per_step}  "
             f"{state}  {out / 'runs' / name}"
         )
     print(f"  then: {', '.join(experiment.stages)}")

@@ -52,14 +52,19 @@ def shift_losses(
             [_sweep(lineup, variant, "input_scale", values, name, num_tasks) for name, variant in variants.items()]
         )
 
-    inputs = _sweep(lineup, task, "input_scale", INPUT_SCALES, "inputs", num_tasks)
     targets = _sweep(target_lineup or lineup, task, "target_scale", TARGET_SCALES, "targets", num_tasks)
     return {
-        "input_scale_loss": (("swept", "seed", "input_scale"), inputs, _UNITS),
+        **input_losses(lineup, task, num_tasks=num_tasks),
         "target_scale_loss": (("swept", "seed", "target_scale"), targets, _UNITS),
         "text_scale_loss": (("distribution", "swept", "seed", "text_scale"), others(False, TEXT_SCALES), _UNITS),
         "code_scale_loss": (("distribution", "swept", "seed", "code_scale"), others(True, CODE_SCALES), _UNITS),
     }
+
+
+def input_losses(lineup: Lineup, task: LinearRegression, *, num_tasks: int) -> Variables:
+    """Mean losses as inputs are scaled (Fig 2 d), as in `shift_losses`."""
+    losses = _sweep(lineup, task, "input_scale", INPUT_SCALES, "inputs", num_tasks)
+    return {"input_scale_loss": (("swept", "seed", "input_scale"), losses, _UNITS)}
 
 
 def _sweep(

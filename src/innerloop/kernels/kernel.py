@@ -10,6 +10,9 @@ gradient)``. It comes in two halves, because a loop that carries the next step's
 The sum over tasks happens inside. `training_kernel` chooses the implementation; the native one lets ``prepare`` return
 the key itself where it can, and makes its data inside the second call. `innerloop.kernels.expected_kernel` is of the
 same kind but draws nothing: its loss is the expectation over all tasks.
+
+With a fixed training set every step sees the same batch, that of step 0: it is made whole, once, and handed over as
+data (`batch_source`).
 """
 
 from collections.abc import Callable
@@ -22,6 +25,7 @@ from jaxtyping import Array, Float, Int, Key
 from innerloop.kernels.embedded_layer import embedded_layer_entries, serves_embedded_layer
 from innerloop.kernels.general_stack import general_stack_entries
 from innerloop.kernels.linear_stack import linear_stack_entries
+from innerloop.kernels.softmax_layer import serves_softmax_layer, softmax_layer_entries
 from innerloop.models import StackConfig, StackWeights, products
 from innerloop.tasks import Batch, Task
 from innerloop.tokens import ConcatenatedTokens
@@ -37,15 +41,19 @@ class Kernel(NamedTuple):
             tasks.
         loss: ``weights -> loss``, where the loss is the same function at every step, so that a line search may follow
             it; None for kernels that sample.
+        is_fixed: ``prepare`` gives the same at every step, so that a loop may keep what it gave once.
     """
 
     path: str
     prepare: Callable[[Key[Array, ""], Int[Array, ""]], Any]
     loss_and_gradient: Callable[[StackWeights, Any], tuple[Float[Array, ""], StackWeights]]
     loss: Callable[[StackWeights], Float[Array, ""]] | None = None
+    is_fixed: bool = False
 
 
-def training_kernel(config: StackConfig, tokens: ConcatenatedTokens, task: Task, batch_size: int) -> Kernel:
+def training_kernel(
+    config: StackConfig, tokens: ConcatenatedTokens, task: Task, batch_size: int, *, is_fixed: bool = False
+) -> Kernel:
     """Chooses the implementation for a model and a task.
 
     Args:
@@ -53,11 +61,12 @@ def training_kernel(config: StackConfig, tokens: ConcatenatedTokens, task: Task,
         tokens: the tokeniser.
         task: where batches come from.
         batch_size: tasks per step.
+        is_fixed: every step sees the same tasks.
     """
     from innerloop.kernels.native import native_kernel  # here, because it needs `Kernel`
 
-    native = native_kernel(config, tokens, task, batch_size)
-    return jax_kernel(config, tokens, task, batch_size) if native is None else native
+    native = native_kernel(config, tokens, task, batch_size, is_fixed=is_fixed)
+    return jax_kernel(config, tokens, task, batch_size, is_fixed=is_fixed) if native is None else native
 
 
 def training_path(config: StackConfig, tokens: ConcatenatedTokens) -> str:
@@ -78,16 +87,37 @@ def path_instruction_set(path: str) -> str:
     return instruction_set() if path == "native" else "none"
 
 
-def jax_kernel(config: StackConfig, tokens: ConcatenatedTokens, task: Task, batch_size: int) -> Kernel:
+def jax_kernel(
+    config: StackConfig, tokens: ConcatenatedTokens, task: Task, batch_size: int, *, is_fixed: bool = False
+) -> Kernel:
     """The implementation in JAX, which serves everything; arguments as for `training_kernel`."""
-
-    def prepare(stream, step):
-        return task.draw(jax.random.fold_in(stream, step), batch_size)
+    source = batch_source(task, batch_size, is_fixed=is_fixed)
 
     def loss_and_gradient(weights, draw):
-        return jax.value_and_grad(batch_loss, argnums=2)(config, tokens, weights, task.assemble(draw))
+        return jax.value_and_grad(batch_loss, argnums=2)(config, tokens, weights, source.assemble(draw))
 
-    return Kernel("jax", prepare, loss_and_gradient)
+    return Kernel("jax", source.prepare, loss_and_gradient, is_fixed=is_fixed)
+
+
+class BatchSource(NamedTuple):
+    """Where a kernel that reads a whole batch gets it from.
+
+    Attributes:
+        prepare: ``(stream key, step) -> draw``, as in `Kernel`.
+        assemble: ``draw -> batch``.
+    """
+
+    prepare: Callable[[Key[Array, ""], Int[Array, ""]], Any]
+    assemble: Callable[[Any], Batch]
+
+
+def batch_source(task: Task, batch_size: int, *, is_fixed: bool) -> BatchSource:
+    """Fresh tasks at every step, or those of step 0 at all of them; the latter are drawn as finished batches."""
+    if is_fixed:
+        return BatchSource(
+            lambda stream, step: task.sample_batch(jax.random.fold_in(stream, 0), batch_size), lambda batch: batch
+        )
+    return BatchSource(lambda stream, step: task.draw(jax.random.fold_in(stream, step), batch_size), task.assemble)
 
 
 def batch_loss(
@@ -114,4 +144,6 @@ def query_target_entries(
         return linear_stack_entries(config, products(weights), tokens, num_targets)
     if serves_embedded_layer(config):
         return embedded_layer_entries(config, weights, tokens, num_targets)
+    if serves_softmax_layer(config):
+        return softmax_layer_entries(config, weights, tokens, num_targets)
     return general_stack_entries(config, weights, tokens, num_targets)

@@ -2,8 +2,8 @@
 
 It serves, in single precision on CPUs, stacks of linear attention (every option of `StackConfig` with which a stack
 `is_linear`) and one linear layer on embedded tokens (`serves_embedded_layer`). Linear regression on uniform inputs is
-sampled inside the call for the former, from the very words that `LinearRegression.draw` would use; otherwise the call
-is handed batches that JAX made. How it works: ``docs/native.md``.
+sampled inside the call for the former, from the very words that `LinearRegression.draw` would use; otherwise, and for a
+fixed training set, the call is handed batches that JAX made. How it works: ``docs/native.md``.
 
 The environment variable ``INNERLOOP_NATIVE`` says whether to use it: ``auto`` (the default) where it is built,
 ``required`` to fail where it is not, ``off`` to train in JAX.
@@ -28,7 +28,7 @@ from jaxtyping import Array, Key, UInt32
 
 from innerloop.kernels.embedded_layer import serves_embedded_layer
 from innerloop.kernels.features import FeatureWeights, feature_weights
-from innerloop.kernels.kernel import Kernel
+from innerloop.kernels.kernel import Kernel, batch_source
 from innerloop.models import Products, StackConfig, products
 from innerloop.tasks import LinearRegression, Task, Uniform
 from innerloop.tokens import ConcatenatedTokens
@@ -61,6 +61,7 @@ def native_kernel(
     task: Task,
     batch_size: int,
     *,
+    is_fixed: bool = False,
     instruction_set: str = "best",
     num_threads: int = 0,
 ) -> Kernel | None:
@@ -74,6 +75,7 @@ def native_kernel(
         tokens: the tokeniser.
         task: where batches come from.
         batch_size: tasks per step.
+        is_fixed: every step sees the same tasks.
         instruction_set: ``avx512``, ``avx2`` or ``portable``; ``best`` is the widest that the machine has.
         num_threads: the most threads to use, 0 for all of XLA's. The result has the same bits for any number.
 
@@ -84,7 +86,7 @@ def native_kernel(
     if not is_chosen(config, tokens):
         return None
     if not config.is_linear:
-        return _embedded_layer(config, tokens, task, batch_size, instruction_set, num_threads)
+        return _embedded_layer(config, tokens, task, batch_size, is_fixed, instruction_set, num_threads)
 
     options = {
         "num_layers": np.int32(config.num_layers),
@@ -95,10 +97,10 @@ def native_kernel(
         "token_clip": np.float32(math.inf if config.token_clip is None else config.token_clip),
         "instruction_set": instruction_set,
     }
-    if isinstance(task, LinearRegression) and _can_sample(task, batch_size):
+    if not is_fixed and isinstance(task, LinearRegression) and _can_sample(task, batch_size):
         prepare, call = _sampled(task, batch_size, options)
     else:
-        prepare, call = _given(task, batch_size, options)
+        prepare, call = _given(task, batch_size, is_fixed, options)
     initial_weights = tokens.initial_weights
     if initial_weights is None:
         initial_weights = np.zeros((task.output_size, task.input_size), np.float32)
@@ -109,7 +111,7 @@ def native_kernel(
         (gradient,) = pull_back(Products(*gradients))
         return loss, gradient
 
-    return Kernel("native", prepare, loss_and_gradient)
+    return Kernel("native", prepare, loss_and_gradient, is_fixed=is_fixed)
 
 
 def is_chosen(config: StackConfig, tokens: ConcatenatedTokens) -> bool:
@@ -233,19 +235,17 @@ def _sampled(task: LinearRegression, batch_size: int, options: dict[str, Any]) -
     return prepare, call
 
 
-def _given(task: Task, batch_size: int, options: dict[str, Any]) -> _Halves:
+def _given(task: Task, batch_size: int, is_fixed: bool, options: dict[str, Any]) -> _Halves:
     """Batches made by JAX."""
-
-    def prepare(stream, step):
-        return task.draw(jax.random.fold_in(stream, step), batch_size)
+    source = batch_source(task, batch_size, is_fixed=is_fixed)
 
     def call(reduced, initial_weights, draw):
-        batch = task.assemble(draw)
+        batch = source.assemble(draw)
         return _ffi_call("innerloop_given_batch", _results(reduced))(
             reduced.W_KQ, reduced.W_PV, initial_weights, batch.inputs, batch.targets, options=options
         )
 
-    return prepare, call
+    return source.prepare, call
 
 
 def _embedded_layer(
@@ -253,6 +253,7 @@ def _embedded_layer(
     tokens: ConcatenatedTokens,
     task: Task,
     batch_size: int,
+    is_fixed: bool,
     instruction_set: str,
     num_threads: int,
 ) -> Kernel:
@@ -264,11 +265,10 @@ def _embedded_layer(
         "instruction_set": instruction_set,
     }
 
-    def prepare(stream, step):
-        return task.draw(jax.random.fold_in(stream, step), batch_size)
+    source = batch_source(task, batch_size, is_fixed=is_fixed)
 
     def loss_and_gradient(weights, draw):
-        batch = task.assemble(draw)
+        batch = source.assemble(draw)
         encoded = tokens.encode_batch(batch)
         reduce = partial(feature_weights, config, token_size=encoded.shape[0], num_targets=task.output_size)
         reduced, pull_back = jax.vjp(reduce, weights)
@@ -278,7 +278,7 @@ def _embedded_layer(
         (gradient,) = pull_back(FeatureWeights(*gradients))
         return loss, gradient
 
-    return Kernel("native", prepare, loss_and_gradient)
+    return Kernel("native", source.prepare, loss_and_gradient, is_fixed=is_fixed)
 
 
 def _results(reduced: Products):

@@ -8,7 +8,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from innerloop.plots.style import learner_style
+from innerloop.plots.style import MEASURES, learner_style
 
 
 def line_with_band(axes: Axes, data: xr.DataArray, *, x: str, over: str, band: bool = True, **style) -> None:
@@ -40,6 +40,19 @@ def learner_lines(
     for order, name in enumerate(learners):
         style = learner_style(name) | {"markevery": max(1, data.sizes[x] // 12), "zorder": 3 + order}
         line_with_band(axes, data.sel({by: name}), x=x, over=over, band=band, **style)
+
+
+def alignment_panel(axes: Axes, data: xr.Dataset, *, x: str, title: str) -> None:
+    """Cosine (right axis) and differences (left) along training, over the dimensions ``x`` and seed."""
+    right = axes.twinx()
+    for name, style in MEASURES.items():
+        line_with_band(right if name == "cosine" else axes, data[name], x=x, over="seed", **style)
+    right.set(ylim=(0, 1.05), ylabel="cosine")
+    right.grid(visible=False)
+    right.spines["right"].set_visible(True)
+    axes.set(title=title, xlabel="training steps", ylabel="L2 norm", ylim=(0, None))
+    handles = [*right.get_lines(), *axes.get_lines()]
+    axes.legend(handles, [str(handle.get_label()) for handle in handles], loc="center right")
 
 
 def heat_map(figure: Figure, axes: Axes, matrix: np.ndarray, *, title: str, limit: float) -> None:

@@ -29,6 +29,13 @@ _LEARNERS: dict[str, dict[str, Any]] = {
         "linewidth": 2,
         "linestyle": "-.",
     },
+    "centred gd": {
+        "color": "#E69F00",
+        "marker": "^",
+        "label": "gradient descent, inputs centred",
+        "linewidth": 2,
+        "linestyle": "-.",
+    },
     "interpolated": {
         "color": "#009E73",
         "marker": "o",

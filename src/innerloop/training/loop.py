@@ -134,7 +134,8 @@ def recipe_kernel(recipe: Recipe) -> Kernel:
     """The kernel that trains a recipe."""
     if recipe.loss == "expected":
         return expected_kernel(recipe.model, recipe.tokens(), recipe.linear_task())
-    return training_kernel(recipe.model, recipe.tokens(), recipe.task, recipe.batch_size)
+    is_fixed = recipe.training_tasks is not None
+    return training_kernel(recipe.model, recipe.tokens(), recipe.task, recipe.tasks_per_step, is_fixed=is_fixed)
 
 
 def recipe_path(recipe: Recipe) -> str:
@@ -247,7 +248,8 @@ def _compiled_chunk(recipe: Recipe, length: int, path: str):
                 parameters, optimizer_state, diverged_at, draw, step
             )
             # The next step's random numbers are made here and carried, so that they are made once; see `Task.draw`.
-            return (parameters, optimizer_state, diverged_at, kernel.prepare(stream, step + 1)), (loss, norm)
+            following = draw if kernel.is_fixed else kernel.prepare(stream, step + 1)
+            return (parameters, optimizer_state, diverged_at, following), (loss, norm)
 
         steps = first_step + jnp.arange(length, dtype=jnp.int32)
         carry = (parameters, optimizer_state, diverged_at, kernel.prepare(stream, first_step))

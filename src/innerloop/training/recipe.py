@@ -87,6 +87,8 @@ class Recipe:
     """Optimiser steps, each on fresh tasks (or on the expected loss)."""
     batch_size: int = 2048
     """Tasks per step."""
+    training_tasks: int | None = None
+    """Train every seed on this many tasks of its own, all of them in each step (then batch_size plays no part)."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Independent repetitions; all are trained by one compiled program."""
     evaluation_interval: int = 100
@@ -121,6 +123,8 @@ class Recipe:
             self._check_gd_on_features(self.gd_on_features)
         for name in ("num_steps", "batch_size", "evaluation_interval", "evaluation_tasks"):
             positive_int(name, getattr(self, name))
+        if self.training_tasks is not None:
+            positive_int("training_tasks", self.training_tasks)
         positive_int("evaluation_seed", self.evaluation_seed, minimum=0, maximum=LARGEST_SEED)
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds must be distinct and at least one, got {self.seeds!r}; use e.g. 0 1 2")
@@ -130,6 +134,11 @@ class Recipe:
         one_of("matmul_precision", self.matmul_precision, get_args(MatmulPrecision))
         one_of("loss", self.loss, get_args(Loss))
         if self.loss == "expected":
+            if self.training_tasks is not None:
+                raise ValueError(
+                    f'training_tasks has no meaning with loss="expected", which is over all tasks, got '
+                    f"{self.training_tasks!r}; set one of them back to its default"
+                )
             check_one_layer(self.task, self.model, has_initial_weights=self.initial_weights is not None)
         elif self.optimizer.method == "lbfgs":
             raise ValueError(
@@ -178,6 +187,11 @@ class Recipe:
     def token_size(self) -> int:
         """Width of a token."""
         return self.task.input_size + self.task.output_size
+
+    @property
+    def tasks_per_step(self) -> int:
+        """How many tasks a step sees: a fresh batch, or the whole fixed training set."""
+        return self.batch_size if self.training_tasks is None else self.training_tasks
 
     def linear_task(self) -> LinearRegression:
         """The task, for code that is about linear regression alone.

@@ -7,7 +7,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from innerloop.plots import MEASURES, caption, heat_map, learner_style, line_with_band
+from innerloop.plots import alignment_panel, caption, heat_map, learner_style, line_with_band
 
 
 def training_figure(data: xr.Dataset, *, title: str, see: str) -> Figure:
@@ -22,7 +22,7 @@ def training_figure(data: xr.Dataset, *, title: str, see: str) -> Figure:
     loss, descent, plus_plus = figure.subplots(1, 3)
     _loss_curves(loss, data, title)
     for axes, algorithm, name in ((descent, "gradient descent", "GD"), (plus_plus, "gd++", "GD++")):
-        _alignment_curves(axes, data.sel(algorithm=algorithm), f"alignment with {name}")
+        alignment_panel(axes, data.sel(algorithm=algorithm), x="curve_step", title=f"alignment with {name}")
     caption(figure, f"{see} Lines: mean over seeds, bands: 95 % interval (n = {data.sizes['seed']}); thin: each seed.")
     return figure
 
@@ -44,18 +44,6 @@ def _loss_curves(axes: Axes, data: xr.Dataset, title: str) -> None:
     lowest = float(min(final.min(), data["loss"].min()))
     axes.set(title=title, xlabel="training steps", ylabel="half squared error", yscale="log", ylim=(0.8 * lowest, None))
     axes.legend(fontsize=7)
-
-
-def _alignment_curves(axes: Axes, data: xr.Dataset, title: str) -> None:
-    right = axes.twinx()
-    for name, style in MEASURES.items():
-        line_with_band(right if name == "cosine" else axes, data[name], x="curve_step", over="seed", **style)
-    right.set(ylim=(0, 1.05), ylabel="cosine")
-    right.grid(visible=False)
-    right.spines["right"].set_visible(True)
-    axes.set(title=title, xlabel="training steps", ylabel="L2 norm", ylim=(0, None))
-    handles = [*right.get_lines(), *axes.get_lines()]
-    axes.legend(handles, [str(handle.get_label()) for handle in handles], loc="center right")
 
 
 def weights_figure(data: xr.Dataset, *, layer: int, what: str) -> Figure:

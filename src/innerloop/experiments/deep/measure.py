@@ -7,12 +7,12 @@ runs over gradient descent and GD++, with which alignment is measured.
 from collections.abc import Callable
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import numpy as np
 import xarray as xr
 
 from innerloop.analysis import align, compare_layers, over_learners, read_layers
+from innerloop.experiments.along_training import MEASURES, align_seeds, alignments, curve_points, training_curves
 from innerloop.experiments.deep.setting import NEAR_MISS, DeepSetting, deep_setting
 from innerloop.experiments.experiment import Preset, Variables
 from innerloop.experiments.lineup import Lineup, mean_loss
@@ -21,9 +21,7 @@ from innerloop.models import products
 from innerloop.runs import Run
 
 ALGORITHMS = ("gradient descent", "gd++")
-MEASURES = ("cosine", "model_difference", "prediction_difference")
 _LOSS = {"units": "half squared error, mean over tasks"}
-_MOST_CURVE_POINTS = 25
 
 
 class Sizes(NamedTuple):
@@ -68,7 +66,8 @@ def measure(
     stage("tuned baselines")
     here = deep_setting(run, tuning, num_contexts=sizes.tuning_contexts)
     stage("alignment along training")
-    variables = training_curves(run, here, sizes.curve_tasks)
+    curve_tasks = jax.tree.map(lambda leaf: leaf[: sizes.curve_tasks], here.held_out)
+    variables = training_curves(run, here.algorithms(), curve_tasks)
     stage("trained against constructed")
     variables |= final_comparison(here)
     variables |= weight_readings(run, here)
@@ -95,31 +94,10 @@ def measure(
     return xr.Dataset(variables, coordinates, attrs={"context_length": here.task.context_length})
 
 
-def curve_points(run: Run) -> np.ndarray:
-    """Indices of the measurements at which alignment is measured: early ones closer together."""
-    last = run.metrics.sizes["step"] - 1
-    share = np.linspace(0, 1, _MOST_CURVE_POINTS) ** 1.5
-    return np.unique(np.round(share * last).astype(int))
-
-
-def training_curves(run: Run, here: DeepSetting, num_tasks: int) -> Variables:
-    """Fig 3: loss along training, and alignment with both algorithms."""
-    tasks = jax.tree.map(lambda leaf: leaf[:num_tasks], here.held_out)
-    measured = []
-    for index in curve_points(run):
-        weights = jax.tree.map(lambda leaf, index=index: leaf[index], eqx.filter(run.snapshots, eqx.is_array))
-        measured.append(_alignments(run.transformers(weights), here, tasks))
-    variables: Variables = {"loss": (("step", "seed"), run.metrics["evaluation_loss"].values, _LOSS)}
-    for name in MEASURES:
-        values = np.stack([one[name] for one in measured])
-        variables[name] = (("curve_step", "algorithm", "seed"), values, {"units": f"{name} of sensitivities, mean"})
-    return variables
-
-
 def final_comparison(here: DeepSetting) -> Variables:
     """On all held-out tasks: losses of everyone, alignment per seed, and the same for the controls."""
     lineup = here.lineup()
-    final = _alignments(here.trained, here, here.held_out)
+    final = alignments(here.trained, here.algorithms(), here.held_out)
     # Half of what is wrong with a construction remains when it is interpolated: 40 % off, so that 20 % remain.
     far = here.interpolated(here.constructed(gamma_factor=0.6))
     controls = {
@@ -147,7 +125,7 @@ def final_comparison(here: DeepSetting) -> Variables:
             {"units": "gamma"},
         ),
     }
-    exact = _align_seeds(here.trained, here.tuned_exactly(), here.held_out)
+    exact = align_seeds(here.trained, here.tuned_exactly(), here.held_out)
     exact_control = align(here.tuned_exactly(gamma_factor=NEAR_MISS), here.tuned_exactly(), here.held_out)
     published = align(here.constructed(), here.tuned_exactly(), here.held_out)
     for name in MEASURES:
@@ -192,14 +170,3 @@ def weight_readings(run: Run, here: DeepSetting) -> Variables:
     for name in ("scale", "step_size", "curvature_correction", "key_query_error", "plus_plus_value_error"):
         variables[name] = (("seed", "distinct_layer"), np.asarray(getattr(reading, name))[:, :, 0], {})
     return variables
-
-
-def _alignments(learners, here: DeepSetting, samples) -> dict[str, np.ndarray]:
-    """Measures by name, each (algorithm, seed)."""
-    measured = [_align_seeds(learners, other, samples) for other in (here.descent_stack(), here.constructed())]
-    return {name: np.stack([np.asarray(getattr(one, name)) for one in measured]) for name in MEASURES}
-
-
-@eqx.filter_jit
-def _align_seeds(learners, other, samples):
-    return over_learners(lambda one: align(one, other, samples), learners)

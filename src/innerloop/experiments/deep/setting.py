@@ -77,6 +77,10 @@ class DeepSetting(NamedTuple):
             self.config.num_layers,
         )
 
+    def algorithms(self) -> tuple[Transformer, Transformer]:
+        """Gradient descent and GD++, with which alignment is measured, as weights."""
+        return self.descent_stack(), self.constructed()
+
     def lineup(self) -> Lineup:
         """Everyone, by name."""
         plain = {

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 
 from innerloop.experiments.experiment import Experiment, Preset, Results, Stage
 from innerloop.experiments.one_layer.figures import draw
-from innerloop.experiments.one_layer.judge import judge, stable_tasks_note
+from innerloop.experiments.one_layer.judge import equal_loss, judge, stable_tasks_note
 from innerloop.experiments.one_layer.measure import measure
 from innerloop.experiments.one_layer.proofs import proof_claims
-from innerloop.experiments.one_layer.setting import MAIN, SIZES, recipes
+from innerloop.experiments.one_layer.setting import MAIN, MAIN_LENGTH, SIZES, recipes
 from innerloop.runs import Run
 
 
@@ -38,4 +38,4 @@ ONE_LAYER = Experiment(
     analysis_seconds={"smoke": 35.0, "quick": 65.0, "paper": 120.0},
 )
 
-__all__ = ["MAIN", "ONE_LAYER", "recipes"]
+__all__ = ["MAIN", "MAIN_LENGTH", "ONE_LAYER", "equal_loss", "recipes"]

@@ -8,7 +8,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from innerloop.experiments.shifts import INPUTS_AXIS, shift_figure, shift_panel
-from innerloop.plots import MEASURES, caption, heat_map, house_style, learner_lines, learner_style, line_with_band
+from innerloop.plots import (
+    alignment_panel,
+    caption,
+    heat_map,
+    house_style,
+    learner_lines,
+    learner_style,
+    line_with_band,
+)
 
 _SHOWN = ("gradient descent", "interpolated", "trained")
 
@@ -29,7 +37,7 @@ def _figure_2(data: xr.Dataset) -> Figure:
     figure = Figure(figsize=(15, 3.7))
     loss, alignment, lengths, inputs = figure.subplots(1, 4)
     _loss_curves(loss, data)
-    _alignment_curves(alignment, data)
+    alignment_panel(alignment, data, x="step", title="(b) alignment with GD")
     learner_lines(lengths, data["sweep_loss"], _SHOWN, x="context_length", over="sweep_seed", by="learner")
     lengths.set(title="(c) several N = n_i", xlabel="N = n_i", ylabel="loss", xticks=data["context_length"].values)
     lengths.legend()
@@ -55,18 +63,6 @@ def _loss_curves(axes: Axes, data: xr.Dataset) -> None:
     axes.axhline(float(data["trivial_loss"]), linewidth=1.2, **learner_style("trivial"))
     axes.set(title="(a) loss", xlabel="training steps", ylabel="half squared error", ylim=(0.18, None))
     axes.legend()
-
-
-def _alignment_curves(axes: Axes, data: xr.Dataset) -> None:
-    right = axes.twinx()
-    for name, style in MEASURES.items():
-        line_with_band(right if name == "cosine" else axes, data[name], x="step", over="seed", **style)
-    right.set(ylim=(0, 1.05), ylabel="cosine")
-    right.grid(visible=False)
-    right.spines["right"].set_visible(True)
-    axes.set(title="(b) alignment with GD", xlabel="training steps", ylabel="L2 norm", ylim=(0, None))
-    handles = [*right.get_lines(), *axes.get_lines()]
-    axes.legend(handles, [str(handle.get_label()) for handle in handles], loc="center right")
 
 
 def _roll(axes: Axes, data: xr.Dataset, name: str, damping: float, *, band: bool = True) -> None:

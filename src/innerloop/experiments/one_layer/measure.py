@@ -12,11 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
-from innerloop.algorithms import GradientDescent
 from innerloop.analysis import (
-    Alignment,
     align,
     interpolate,
     over_learners,
@@ -25,9 +23,10 @@ from innerloop.analysis import (
     trajectory_losses,
 )
 from innerloop.exact import context_spectra, gradient_descent_losses, one_step_loss, trivial_loss
+from innerloop.experiments.along_training import align_seeds, snapshot
 from innerloop.experiments.experiment import Variables
 from innerloop.experiments.lineup import Lineup, mean_loss
-from innerloop.experiments.one_layer.setting import MAIN, Setting, descend, setting, snapshot
+from innerloop.experiments.one_layer.setting import MAIN, Setting, descend, setting
 from innerloop.experiments.shifts import SHIFT_COORDINATES, shift_losses
 from innerloop.models import Transformer, products
 from innerloop.problem import Learner
@@ -48,7 +47,7 @@ _HALF_SQUARED_ERROR = {"units": "half squared error, mean over tasks"}
 def training_curves(run: Run, here: Setting, num_tasks: int) -> Variables:
     """Fig 2 a and b: loss and alignment with gradient descent along training."""
     tasks = jax.tree.map(lambda leaf: leaf[:num_tasks], here.held_out)
-    measured = [_alignment(snapshot(run, index), here.descent, tasks) for index in range(run.metrics.sizes["step"])]
+    measured = [align_seeds(snapshot(run, index), here.descent, tasks) for index in range(run.metrics.sizes["step"])]
     axes = ("step", "seed")
     return {
         "loss": (axes, run.metrics["evaluation_loss"].values, _HALF_SQUARED_ERROR),
@@ -69,7 +68,7 @@ def training_curves(run: Run, here: Setting, num_tasks: int) -> Variables:
 def final_comparison(here: Setting) -> Variables:
     """Per seed, on all held-out tasks: losses of everything, alignment, and the same for controls."""
     losses = lineup(here).measure(mean_loss, here.held_out)
-    final = _alignment(here.trained, here.descent, here.held_out)
+    final = align_seeds(here.trained, here.descent, here.held_out)
     near_miss = align(here.near_miss, here.descent, here.held_out)
     two_steps = align(descend(here.learning_rate, 2), here.descent, here.held_out)
     off_target = interpolate_seeds(here, constructed=here.far_constructed)
@@ -239,11 +238,6 @@ def measure(runs: Mapping[str, Run], *, curve_tasks: int, sweep_tasks: int, stag
     variables |= roll_outs(here)
     stage("context lengths")
     return xr.merge([xr.Dataset(variables, coordinates(main)), context_lengths(runs)], compat="equals", join="outer")
-
-
-@eqx.filter_jit
-def _alignment(learners: PyTree, descent: GradientDescent, samples: Sample) -> Alignment:
-    return over_learners(lambda one: align(one, descent, samples), learners)
 
 
 def _roll_out_summary(is_stable: Array, samples: Sample):

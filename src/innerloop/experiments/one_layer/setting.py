@@ -3,8 +3,6 @@
 import dataclasses
 from typing import NamedTuple
 
-import equinox as eqx
-import jax
 import jax.numpy as jnp
 
 from innerloop.algorithms import GradientDescent
@@ -120,8 +118,3 @@ def setting(run: Run) -> Setting:
 def descend(learning_rate: float, num_steps: int = 1, damping: float = 1.0) -> GradientDescent:
     """Gradient descent whose numbers are arrays, so that programs are compiled once for all of them."""
     return GradientDescent(jnp.asarray(learning_rate), num_steps, jnp.asarray(damping))
-
-
-def snapshot(run: Run, index: int) -> Transformer:
-    """The transformers of all seeds as they were at one measurement."""
-    return run.transformers(jax.tree.map(lambda leaf: leaf[index], eqx.filter(run.snapshots, eqx.is_array)))

@@ -65,11 +65,14 @@ from .tasks import Sample as Sample
 from .tasks import SineWaves as SineWaves
 from .tasks import Uniform as Uniform
 from .tasks import other_input_distributions as other_input_distributions
+from .tokens import AlternatingTokens as AlternatingTokens
 from .tokens import ConcatenatedTokens as ConcatenatedTokens
+from .tokens import Positions as Positions
 from .training import OptimizerConfig as OptimizerConfig
 from .training import Recipe as Recipe
 from .training import expected as expected
 from .training import published as published
+from .training import published_alternating as published_alternating
 from .training import published_sine as published_sine
 from .training import published_sine_control as published_sine_control
 from .training import published_tuning as published_tuning

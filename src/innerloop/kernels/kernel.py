@@ -24,7 +24,7 @@ from innerloop.kernels.general_stack import general_stack_entries
 from innerloop.kernels.linear_stack import linear_stack_entries
 from innerloop.models import StackConfig, StackWeights, products
 from innerloop.tasks import Batch, Task
-from innerloop.tokens import ConcatenatedTokens
+from innerloop.tokens import Tokens
 
 
 class Kernel(NamedTuple):
@@ -45,7 +45,7 @@ class Kernel(NamedTuple):
     loss: Callable[[StackWeights], Float[Array, ""]] | None = None
 
 
-def training_kernel(config: StackConfig, tokens: ConcatenatedTokens, task: Task, batch_size: int) -> Kernel:
+def training_kernel(config: StackConfig, tokens: Tokens, task: Task, batch_size: int) -> Kernel:
     """Chooses the implementation for a model and a task.
 
     Args:
@@ -60,14 +60,14 @@ def training_kernel(config: StackConfig, tokens: ConcatenatedTokens, task: Task,
     return jax_kernel(config, tokens, task, batch_size) if native is None else native
 
 
-def training_path(config: StackConfig, tokens: ConcatenatedTokens) -> str:
+def training_path(config: StackConfig, tokens: Tokens) -> str:
     """The `Kernel.path` that `training_kernel` would choose now, without building it."""
     from innerloop.kernels.native import is_chosen
 
     return "native" if is_chosen(config, tokens) else "jax"
 
 
-def jax_kernel(config: StackConfig, tokens: ConcatenatedTokens, task: Task, batch_size: int) -> Kernel:
+def jax_kernel(config: StackConfig, tokens: Tokens, task: Task, batch_size: int) -> Kernel:
     """The implementation in JAX, which serves everything; arguments as for `training_kernel`."""
 
     def prepare(stream, step):
@@ -79,9 +79,7 @@ def jax_kernel(config: StackConfig, tokens: ConcatenatedTokens, task: Task, batc
     return Kernel("jax", prepare, loss_and_gradient)
 
 
-def batch_loss(
-    config: StackConfig, tokens: ConcatenatedTokens, weights: StackWeights, batch: Batch
-) -> Float[Array, ""]:
+def batch_loss(config: StackConfig, tokens: Tokens, weights: StackWeights, batch: Batch) -> Float[Array, ""]:
     """Half squared error of the query's prediction, summed over outputs, mean over tasks."""
     query_targets = batch.targets[:, -1]  # (output_size, batch)
     entries = query_target_entries(config, weights, tokens.encode_batch(batch), query_targets.shape[0])
@@ -99,8 +97,8 @@ def query_target_entries(
         tokens: the tokens of every task, the query last.
         num_targets: number of target entries at the end of a token.
     """
-    if config.is_linear:
+    if config.is_linear and weights.embedding is None:  # learned positional codes are an embedding too
         return linear_stack_entries(config, products(weights), tokens, num_targets)
-    if serves_embedded_layer(config):
+    if serves_embedded_layer(config, weights):
         return embedded_layer_entries(config, weights, tokens, num_targets)
     return general_stack_entries(config, weights, tokens, num_targets)

@@ -28,7 +28,7 @@ from jaxtyping import Array, Key, UInt32
 from innerloop.kernels.kernel import Kernel
 from innerloop.models import Products, StackConfig, products
 from innerloop.tasks import LinearRegression, Task, Uniform
-from innerloop.tokens import ConcatenatedTokens
+from innerloop.tokens import ConcatenatedTokens, Tokens
 
 _LIBRARY = "innerloop_native.so"
 _FUNCTIONS = (
@@ -53,7 +53,7 @@ class NativeUnavailableError(RuntimeError):
 
 def native_kernel(
     config: StackConfig,
-    tokens: ConcatenatedTokens,
+    tokens: Tokens,
     task: Task,
     batch_size: int,
     *,
@@ -93,6 +93,7 @@ def native_kernel(
         prepare, call = _sampled(task, batch_size, options)
     else:
         prepare, call = _given(task, batch_size, options)
+    assert isinstance(tokens, ConcatenatedTokens)
     initial_weights = tokens.initial_weights
     if initial_weights is None:
         initial_weights = np.zeros((task.output_size, task.input_size), np.float32)
@@ -106,7 +107,7 @@ def native_kernel(
     return Kernel("native", prepare, loss_and_gradient)
 
 
-def is_chosen(config: StackConfig, tokens: ConcatenatedTokens) -> bool:
+def is_chosen(config: StackConfig, tokens: Tokens) -> bool:
     """Whether `native_kernel` would give a kernel now: what the user asks for, and whether the code serves the case.
 
     Raises:

@@ -15,6 +15,7 @@ from innerloop.training.parameters import Parameters, stack_weights
 from innerloop.training.published import (
     expected,
     published,
+    published_alternating,
     published_sine,
     published_sine_control,
     published_tuning,
@@ -34,6 +35,7 @@ __all__ = [
     "make_optimizer",
     "numerics",
     "published",
+    "published_alternating",
     "published_sine",
     "published_sine_control",
     "published_tuning",

@@ -1,7 +1,7 @@
 """Runs the training loop of the published code, from a checkout that the user names.
 
 Nothing of that code is here: the checkout is imported as it is, configured for a recipe, and driven by the same calls
-that its notebook for concatenated tokens makes in each step.
+that its notebooks make in each step.
 """
 
 import importlib
@@ -46,6 +46,7 @@ class ReferenceLoop:
             self._train = _import_afresh(path)
             self._config = self._train.config
             self._config.update(reference_settings(recipe))
+            self._train.change_dataloader()
             self._optimiser, self._state, _, key = self._train.init()
             _, self._data_key = jax.random.split(key)
             self.start_up_seconds, self.start_up_steps = self.run(_WARM_UP_STEPS), _WARM_UP_STEPS
@@ -82,9 +83,9 @@ def check_files(path: Path) -> None:
 
 
 def reference_settings(recipe: Recipe) -> dict[str, Any]:
-    """The published configuration's entries for a recipe of concatenated tokens and linear attention."""
+    """The published configuration's entries for a recipe: attention alone, linear or with softmax in its first layer."""
     task, model, optimizer = recipe.linear_task(), recipe.model, recipe.optimizer
-    token_size = task.input_size + task.output_size
+    alternates, token_size = recipe.token_layout == "alternating", recipe.token_size
     return {
         "seed": recipe.seeds[0],
         "bs": recipe.batch_size,
@@ -110,14 +111,18 @@ def reference_settings(recipe: Recipe) -> dict[str, Any]:
         "grad_clip_value": optimizer.gradient_clip,
         "att_only_trans": True,
         "use_softmax": False,
+        "first_layer_sm": model.attention_kind(0) == "softmax",
+        "classic_token_const": alternates,
+        "ana_copy": alternates,
         "use_bias": False,
         "layer_norm": False,
         "include_query": False,
-        "pos_enc": False,
-        "pos_enc_size": 20,
+        "pos_enc": alternates,
+        "pos_enc_size": token_size - task.input_size if alternates else 20,
+        "concat_pos_enc": alternates,
         "dropout_rate": 0.0,
         "y_update": False,
-        "analyse": True,
+        "analyse": not alternates,
         "local_usage": True,
     }
 

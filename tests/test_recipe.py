@@ -269,6 +269,12 @@ MISFITS = {
     ("model", "damping"): (math.nan, "model.damping must be"),
     ("model", "update"): ("inputs", "inputs.*recipe.model.update"),
     ("model", "token_clip"): [(0.0, "model.token_clip must be"), ("10", "float.*recipe.model.token_clip")],
+    ("token_layout",): ("interleaved", "interleaved.*recipe.token_layout"),
+    ("positions",): ({"kind": "one-hot"}, "positions must be left alone"),
+    ("positions", "kind"): ("rotary", "rotary.*recipe.positions.kind"),
+    ("positions", "placement"): ("before", "before.*recipe.positions.placement"),
+    ("positions", "width"): (0, "positions.width must be"),
+    ("positions", "permuted"): (1, "bool.*recipe.positions.permuted"),
     ("optimizer",): ([1], "recipe.optimizer"),
     ("optimizer", "method"): [
         ("adam", "adam.*recipe.optimizer.method"),

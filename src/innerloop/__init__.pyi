@@ -20,6 +20,9 @@ from .analysis import task_losses as task_losses
 from .analysis import trajectory_losses as trajectory_losses
 from .claims import Claim as Claim
 from .claims import Criterion as Criterion
+from .constructions import alternating_descent_transformer as alternating_descent_transformer
+from .constructions import copying_error as copying_error
+from .constructions import copying_weights as copying_weights
 from .constructions import feature_descent_transformer as feature_descent_transformer
 from .constructions import feature_descent_weights as feature_descent_weights
 from .constructions import feature_embedding as feature_embedding

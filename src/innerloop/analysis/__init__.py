@@ -2,6 +2,14 @@
 
 from innerloop.analysis.alignment import Alignment, align, sensitivity
 from innerloop.analysis.conditioning import condition_gamma, condition_numbers, corrected_eigenvalues
+from innerloop.analysis.copying import (
+    Neighbours,
+    jacobian_norms,
+    mean_attention,
+    neighbours,
+    strongest_neighbour,
+    summed_sensitivities,
+)
 from innerloop.analysis.evaluation import over_learners, over_tasks, task_losses, trajectory_losses
 from innerloop.analysis.identifiability import LayerComparison, compare_layers, match_gauge, read_entries
 from innerloop.analysis.interpolation import fix_gauge, interpolate
@@ -13,6 +21,7 @@ __all__ = [
     "Alignment",
     "LayerComparison",
     "LayerReading",
+    "Neighbours",
     "align",
     "compare_layers",
     "condition_gamma",
@@ -20,8 +29,11 @@ __all__ = [
     "corrected_eigenvalues",
     "fix_gauge",
     "interpolate",
+    "jacobian_norms",
     "key_query_scale",
     "match_gauge",
+    "mean_attention",
+    "neighbours",
     "over_learners",
     "over_tasks",
     "read_entries",
@@ -29,6 +41,8 @@ __all__ = [
     "roll_out",
     "scale_sweep",
     "sensitivity",
+    "strongest_neighbour",
+    "summed_sensitivities",
     "task_losses",
     "trajectory_losses",
 ]

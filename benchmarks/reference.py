@@ -83,7 +83,7 @@ def check_files(path: Path) -> None:
 
 
 def reference_settings(recipe: Recipe) -> dict[str, Any]:
-    """The published configuration's entries for a recipe: attention alone, linear or with softmax in its first layer."""
+    """The published configuration's entries for a recipe of attention alone, softmax at most in its first layer."""
     task, model, optimizer = recipe.linear_task(), recipe.model, recipe.optimizer
     alternates, token_size = recipe.token_layout == "alternating", recipe.token_size
     return {

@@ -21,7 +21,16 @@ from rich.console import Console
 from benchmarks.reference import ReferenceLoop, UnsuitableReferenceError, check_files
 from benchmarks.report import Row, paths, save, table
 from innerloop.kernels import native
-from innerloop.training import Recipe, TrainingState, initial_state, numerics, published, published_alternating, recipe_path, train
+from innerloop.training import (
+    Recipe,
+    TrainingState,
+    initial_state,
+    numerics,
+    published,
+    published_alternating,
+    recipe_path,
+    train,
+)
 
 RECIPES: dict[str, Callable[..., Recipe]] = {
     "1 layer": published,

@@ -25,7 +25,7 @@ from jaxtyping import Array, Float
 
 from innerloop.checks import finite_number, one_of, positive_int
 from innerloop.constructions.gradient_descent import gradient_descent_weights
-from innerloop.models import AttentionWeights, StackConfig, StackWeights, Transformer
+from innerloop.models import AttentionKind, AttentionWeights, StackConfig, StackWeights, Transformer
 from innerloop.tokens import AlternatingTokens, Positions
 
 Neighbour = Literal["next", "previous"]
@@ -144,7 +144,9 @@ def alternating_descent_transformer(
         P=jnp.concatenate([copying.P, descent.P]),
     )
     num_layers = layers.W_K.shape[0]
-    first = "linear" if logit_factor is None else "softmax"
-    config = StackConfig(num_layers=num_layers, tied=False, attention=(first, *["linear"] * (num_layers - 1)))
+    kinds: list[AttentionKind] = ["linear"] * num_layers
+    if logit_factor is not None:
+        kinds[0] = "softmax"
+    config = StackConfig(num_layers=num_layers, tied=False, attention=tuple(kinds))
     positions = Positions("one-hot", width=width)
     return Transformer(config, StackWeights(layers), AlternatingTokens(positions, separate_slots=True))

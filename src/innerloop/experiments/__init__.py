@@ -1,5 +1,6 @@
 """The paper's results, one experiment each: recipes, runs, results, claims, figures."""
 
+from innerloop.experiments.copying import COPYING
 from innerloop.experiments.curvature import CURVATURE
 from innerloop.experiments.experiment import Experiment, Preset, Results
 from innerloop.experiments.five_layer import FIVE_LAYER
@@ -9,10 +10,12 @@ from innerloop.experiments.two_layer import TWO_LAYER
 from innerloop.experiments.weights import WEIGHTS
 
 EXPERIMENTS: dict[str, Experiment] = {
-    experiment.name: experiment for experiment in (ONE_LAYER, TWO_LAYER, FIVE_LAYER, TEN_LAYER, CURVATURE, WEIGHTS)
+    experiment.name: experiment
+    for experiment in (ONE_LAYER, TWO_LAYER, FIVE_LAYER, TEN_LAYER, CURVATURE, WEIGHTS, COPYING)
 }
 
 __all__ = [
+    "COPYING",
     "CURVATURE",
     "EXPERIMENTS",
     "FIVE_LAYER",

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from innerloop.experiments.copying.figures import draw
 from innerloop.experiments.copying.judge import judge, reached_note, sensitivity_note
 from innerloop.experiments.copying.measure import SIZES, STAGES, measure
+from innerloop.experiments.copying.proofs import proof_claims
 from innerloop.experiments.copying.setting import MAIN, recipes
 from innerloop.experiments.experiment import Experiment, Preset, Results, Stage
 from innerloop.runs import Run
@@ -21,7 +22,8 @@ def analyse(preset: Preset, runs: Mapping[str, Run], stage: Stage) -> Results:
             f"of {recipe.batch_size} tasks at learning rate {recipe.optimizer.learning_rate:g}; --preset paper trains "
             "the published one."
         )
-    return Results(data, judge(data), notes)
+    stage(STAGES[-1])
+    return Results(data, [*proof_claims(), *judge(data)], notes)
 
 
 COPYING = Experiment(

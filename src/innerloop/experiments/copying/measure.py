@@ -54,7 +54,7 @@ SIZES: dict[Preset, Sizes] = {
     "quick": Sizes(101, 500, 2000),
     "paper": Sizes(301, 1000, 5000),
 }
-STAGES = ("losses", "sensitivities along training", "who copies whom in the end")
+STAGES = ("losses", "sensitivities along training", "who copies whom in the end", "constructions")
 
 
 def measure(runs: Mapping[str, Run], *, sizes: Sizes, stage: Stage) -> xr.Dataset:

@@ -17,9 +17,10 @@ import pytest
 from filelock import FileLock
 
 from innerloop import runs
+from innerloop.kernels import native
 from innerloop.models import StackConfig
 from innerloop.runs import load_run, name_of, obtain_run
-from innerloop.store import RunFolder, StoreError, find_run
+from innerloop.store import ENVIRONMENT, RunFolder, StoreError, find_run
 from innerloop.tasks import LinearRegression
 from innerloop.training import OptimizerConfig, Recipe, recipe_from_json, recipe_to_json
 
@@ -188,8 +189,40 @@ def test_environment_differences_are_reported(store, finished, monkeypatch):
     here = runs.environment()
     monkeypatch.setattr(runs, "environment", lambda: {**here, "jaxlib": "0.0.1"})
     run = obtain_run(RECIPE, store)
-    assert run.environment == here
+    assert run.environment.items() > here.items()
     assert run.environment_differences == [f"jaxlib: recorded {here['jaxlib']}, here 0.0.1"]
+
+
+def test_instruction_set_is_recorded(tmp_path):
+    with native.using("off"):
+        run = obtain_run(SHORT, tmp_path)
+    assert run.environment["instruction set"] == "none"
+    assert run.environment_differences == []
+
+
+@pytest.mark.skipif(native.library_problem() is not None, reason="the native library is not built")
+def test_instruction_set_of_the_native_code_is_recorded(tmp_path, monkeypatch):
+    with native.using("required"):
+        run = obtain_run(SHORT, tmp_path)
+        in_double_precision = obtain_run(dataclasses.replace(SHORT, dtype="float64"), tmp_path)
+        assert run.environment["instruction set"] == native.instruction_set()
+        assert run.environment_differences == in_double_precision.environment_differences == []
+        assert in_double_precision.environment["instruction set"] == "none"
+        monkeypatch.setattr(native, "instruction_set", lambda: "other")
+        (difference,) = obtain_run(SHORT, tmp_path).environment_differences
+    assert difference == f"instruction set: recorded {run.environment['instruction set']}, here other"
+
+
+def test_a_run_without_an_instruction_set_says_so(store):
+    """Runs stored before it was recorded are still read."""
+    path = folder_of(store) / ENVIRONMENT
+    recorded = json.loads(path.read_text())
+    here = recorded.pop("instruction set")
+    path.write_text(json.dumps(recorded))
+    RunFolder(folder_of(store)).mark_complete()
+    run = obtain_run(RECIPE, store)
+    assert "instruction set" not in run.environment
+    assert run.environment_differences == [f"instruction set: recorded nothing, here {here}"]
 
 
 DIVERGING = dataclasses.replace(
@@ -217,6 +250,7 @@ CHILD = """
 import sys
 from pathlib import Path
 from innerloop import runs
+from innerloop.kernels import native
 from innerloop.training import recipe_from_json
 
 runs._SECONDS_BETWEEN_CHECKPOINTS = 0
@@ -307,6 +341,7 @@ CONTENDER = """
 import sys
 from pathlib import Path
 from innerloop import runs
+from innerloop.kernels import native
 from innerloop.training import recipe_from_json
 
 mark = Path(sys.argv[3])

@@ -30,11 +30,13 @@ class TokenForm {
     S_ = arena.take(square_ * full_layers);
     SC_ = arena.take(square_ * full_layers * heads_);
     M_ = arena.take(square_ * full_layers);
-    q_ = arena.take(heads_ * size_);
-    w_ = arena.take(heads_ * size_);
+    const size_t thin_size = (2 * heads_ + 1) * size_;
     reads_ = arena.take(heads_ * size_);
-    q_scores_ = arena.take(heads_ * keys_);
-    w_scores_ = arena.take(heads_ * keys_);
+    left_ = arena.take(thin_size);
+    right_ = arena.take(thin_size);
+    thin_ = arena.take(thin_size);
+    left_A_ = arena.take(thin_size);
+    scores_ = arena.take(2 * heads_ * keys_);
     dM_ = arena.take(square_);
     product_ = arena.take(square_);
     dS_ = arena.take(square_);
@@ -47,7 +49,13 @@ class TokenForm {
     reader_.read(0, tokens_count_, tokens_);
     for (int layer = 0; layer < problem_.num_layers - 1; ++layer) move(layer);
     finish();
-    for (int layer = problem_.num_layers - 2; layer >= 0; --layer) differentiate(layer);
+    int layer = problem_.num_layers - 2;
+    if (layer < 0) return;
+    if (!is_clipped_[layer] && 2 * heads_ + 1 < size_)
+      differentiate_low_rank(layer--);
+    else
+      expand(right_);
+    for (; layer >= 0; --layer) differentiate(layer);
   }
 
  private:
@@ -83,26 +91,22 @@ class TokenForm {
   }
 
   // The last layer, forward and backward, with S u = E^T (E u) over the keys.
+  //
+  // The gradient by the tokens before it has rank 2 num_heads + 1: in row form it is scores^T right_ over the keys, plus
+  // the query's own row, the last of right_.
   void finish() {
     const Vector *E = tokens(problem_.num_layers - 1), *x = E + tokens_size_ - size_;
+    Vector *w = right_, *q = right_ + heads_ * size_, *x_gradient = right_ + 2 * heads_ * size_;
     for (int head = 0; head < heads_; ++head) {
-      last_layer_.query(head, x, q_ + head * size_);
-      read(E, q_ + head * size_, q_scores_ + head * keys_, reads_ + head * size_);
+      last_layer_.query(head, x, q + head * size_);
+      read(E, q + head * size_, scores_ + head * keys_, reads_ + head * size_);
     }
     last_layer_.find_errors(x, reads_, reader_.answers());
     for (int head = 0; head < heads_; ++head) {
-      last_layer_.weigh(head, w_ + head * size_);
-      read(E, w_ + head * size_, w_scores_ + head * keys_, reads_ + head * size_);
+      last_layer_.weigh(head, w + head * size_);
+      read(E, w + head * size_, scores_ + (heads_ + head) * keys_, reads_ + head * size_);
     }
-    if (problem_.num_layers == 1) {
-      last_layer_.differentiate(x, reads_, nullptr);
-      return;
-    }
-    // By the tokens: the query's own part, then dE = E (dS + dS^T) over the keys, where dS has rank num_heads.
-    for (size_t entry = 0; entry < tokens_size_; ++entry) gradient_[entry] = Vector{};
-    last_layer_.differentiate(x, reads_, gradient_ + tokens_size_ - size_);
-    multiply<Then::add>(transposed(q_scores_, keys_), matrix(w_, size_), keys_, heads_, size_, gradient_, size_);
-    multiply<Then::add>(transposed(w_scores_, keys_), matrix(q_, size_), keys_, heads_, size_, gradient_, size_);
+    last_layer_.differentiate(x, reads_, problem_.num_layers == 1 ? nullptr : x_gradient);
   }
 
   void read(const Vector* E, const Vector* u, Vector* scores, Vector* out) const {
@@ -119,8 +123,7 @@ class TokenForm {
       const Vector* derivatives = derivatives_ + tokens_size_ * layer;
       for (size_t entry = 0; entry < tokens_size_; ++entry) gradient_[entry] *= derivatives[entry];
     }
-    const Vector* E = tokens(layer);
-    multiply(transposed(E, size_), matrix(gradient_, size_), size_, tokens_count_, size_, dM_, size_);
+    multiply(transposed(tokens(layer), size_), matrix(gradient_, size_), size_, tokens_count_, size_, dM_, size_);
     for (int head = 0; head < heads_; ++head) {
       multiply<Then::add>(matrix(dM_, size_), transposed(SC(layer, head), size_), size_,
                           layers_.A_gradient(layer, head));
@@ -134,12 +137,54 @@ class TokenForm {
         multiply<Then::add>(matrix(product_, size_), C_transposed, size_, dS_);
     }
     if (layer == 0) return;
-    symmetrised(dS_, size_, product_);
     multiply(matrix(gradient_, size_), transposed(M(layer), size_), tokens_count_, size_, size_, next_gradient_, size_);
-    multiply<Then::add>(matrix(E, size_), matrix(product_, size_), keys_, size_, size_, next_gradient_, size_);
     Vector* swap = gradient_;
     gradient_ = next_gradient_;
     next_gradient_ = swap;
+    add_gradient_of_keys(layer);
+  }
+
+  // The same for the layer before the last one, where no token was clipped: there dM = left_^T right_ has low rank, and
+  // no product of full matrices is left but E (dS + dS^T).
+  void differentiate_low_rank(int layer) {
+    const Size<0> rank(2 * heads_ + 1);
+    const auto left = matrix(left_, size_), right = matrix(right_, size_);
+    const Vector *E = tokens(layer), *query = E + tokens_size_ - size_;
+    multiply(matrix(scores_, keys_), matrix(E, size_), Size<0>(2 * heads_), keys_, size_, left_, size_);
+    for (int i = 0; i < size_; ++i) left_[2 * heads_ * size_ + i] = query[i];
+    for (int head = 0; head < heads_; ++head) {
+      multiply(right, transposed(SC(layer, head), size_), rank, size_, size_, thin_, size_);
+      multiply<Then::add>(transposed(left_, size_), matrix(thin_, size_), size_, rank, size_,
+                          layers_.A_gradient(layer, head), size_);
+      multiply(left, matrix(layers_.A(layer, head), size_), rank, size_, size_, left_A_, size_);
+      multiply(matrix(left_A_, size_), matrix(S(layer), size_), rank, size_, size_, thin_, size_);
+      multiply<Then::add>(transposed(thin_, size_), right, size_, rank, size_, layers_.C_gradient(layer, head), size_);
+      if (layer == 0) continue;
+      multiply(right, transposed(layers_.C(layer, head), size_), rank, size_, size_, thin_, size_);
+      if (head == 0)
+        multiply(transposed(left_A_, size_), matrix(thin_, size_), size_, rank, size_, dS_, size_);
+      else
+        multiply<Then::add>(transposed(left_A_, size_), matrix(thin_, size_), size_, rank, size_, dS_, size_);
+    }
+    if (layer == 0) return;
+    multiply(right, transposed(M(layer), size_), rank, size_, size_, thin_, size_);
+    expand(thin_);
+    add_gradient_of_keys(layer);
+  }
+
+  // The gradient by all tokens, from its low-rank form with these rows in place of right_.
+  void expand(const Vector* rows) {
+    const Vector* query_row = rows + 2 * heads_ * size_;
+    Vector* query = gradient_ + tokens_size_ - size_;
+    for (int i = 0; i < size_; ++i) query[i] = Vector{};
+    multiply(transposed(scores_, keys_), matrix(rows, size_), keys_, 2 * heads_, size_, gradient_, size_);
+    for (int i = 0; i < size_; ++i) query[i] += query_row[i];
+  }
+
+  // E (dS + dS^T), which the keys add to their gradient.
+  void add_gradient_of_keys(int layer) {
+    symmetrised(dS_, size_, product_);
+    multiply<Then::add>(matrix(tokens(layer), size_), matrix(product_, size_), keys_, size_, size_, gradient_, size_);
   }
 
   void set_identity(Vector* matrix) const {
@@ -157,8 +202,8 @@ class TokenForm {
   // Kept from the way forward, per layer.
   Vector *tokens_, *derivatives_, *S_, *SC_, *M_;
   bool* is_clipped_;
-  // Of the last layer, per head.
-  Vector *q_, *w_, *reads_, *q_scores_, *w_scores_;
+  // Of the last layer, per head; its gradient in low-rank form, and room for products with its factors.
+  Vector *reads_, *left_, *right_, *scores_, *thin_, *left_A_;
   // On the way back.
   Vector *dM_, *product_, *dS_, *gradient_, *next_gradient_;
 };

@@ -76,6 +76,7 @@ from .training import Recipe as Recipe
 from .training import expected as expected
 from .training import published as published
 from .training import published_alternating as published_alternating
+from .training import published_blocks as published_blocks
 from .training import published_sine as published_sine
 from .training import published_sine_control as published_sine_control
 from .training import published_tuning as published_tuning

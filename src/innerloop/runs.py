@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
+from innerloop.kernels import path_instruction_set
 from innerloop.models import StackWeights, Transformer
 from innerloop.store import (
     CHECKPOINT,
@@ -172,7 +173,15 @@ def load_run(folder: RunFolder) -> Run:
         metrics = xr.load_dataset(folder.file(METRICS), engine="h5netcdf")
     except (OSError, ValueError) as error:
         raise damaged(folder.file(METRICS), str(error)) from None
-    return Run(folder.path.name, recipe, metrics, weights, snapshots, recorded, differences(recorded, environment()))
+    changes = differences(recorded, _environment(recipe))
+    return Run(folder.path.name, recipe, metrics, weights, snapshots, recorded, changes)
+
+
+def _environment(recipe: Recipe) -> dict[str, str]:
+    """What a recipe would be trained with here, down to the instruction set, since bits are promised per set."""
+    with numerics(recipe):
+        instruction_set = path_instruction_set(recipe_path(recipe))
+    return {**environment(), "instruction set": instruction_set}
 
 
 def _train_into(folder: RunFolder, recipe: Recipe, report) -> None:
@@ -182,12 +191,12 @@ def _train_into(folder: RunFolder, recipe: Recipe, report) -> None:
             raise damaged(folder.file(RECIPE), "it is not the recipe that the folder is named after")
         state, history = _read_checkpoint(folder, recipe)
         recorded = read_json(folder.file(ENVIRONMENT))
-        if changes := differences(recorded, environment()):
+        if changes := differences(recorded, _environment(recipe)):
             # Bits are promised per environment: a run begun in one and finished in another says so for ever.
             write_json(folder.file(ENVIRONMENT), {**recorded, "finished elsewhere": "; ".join(changes)})
     else:
         write_atomically(folder.file(RECIPE), recipe_to_json(recipe).encode())
-        write_json(folder.file(ENVIRONMENT), environment())
+        write_json(folder.file(ENVIRONMENT), _environment(recipe))
         state, history = None, []
     written = time.monotonic()
     for state, measurement in train(recipe, state):  # noqa: B020 (the loop goes on from the stored state)

@@ -43,22 +43,26 @@ def sensitivity(learner: Learner, problem: Problem, *, step: int = -1) -> Float[
 
 
 @eqx.filter_jit
-def align(learner: Learner, other: Learner, samples: Sample, *, step: int = -1) -> Alignment:
+def align(
+    learner: Learner, other: Learner, samples: Sample, *, step: int = -1, other_step: int | None = None
+) -> Alignment:
     """Compares two learners on the same tasks.
 
     Args:
         learner: one of them.
         other: the other.
         samples: the tasks, along the leading axis.
-        step: which entry of both trajectories to compare.
+        step: which entry of the learner's trajectory to compare.
+        other_step: which entry of the other's; None means the same.
     """
+    pairs = ((learner, step), (other, step if other_step is None else other_step))
 
     def one_task(sample: Sample) -> Alignment:
-        ours, theirs = (sensitivity(one, sample.problem, step=step) for one in (learner, other))
+        ours, theirs = (sensitivity(one, sample.problem, step=step) for one, step in pairs)
         norms = jnp.linalg.norm(ours) * jnp.linalg.norm(theirs)
         is_defined = norms > 0  # a learner that ignores the query is aligned with nothing
         cosine = jnp.where(is_defined, jnp.sum(ours * theirs) / jnp.where(is_defined, norms, jnp.ones_like(norms)), 0)
-        predictions = [one(sample.problem).trajectory[step] for one in (learner, other)]
+        predictions = [one(sample.problem).trajectory[step] for one, step in pairs]
         return Alignment(cosine, jnp.linalg.norm(ours - theirs), jnp.linalg.norm(predictions[0] - predictions[1]))
 
     return jax.tree.map(jnp.mean, over_tasks(one_task, samples))

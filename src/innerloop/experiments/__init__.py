@@ -5,13 +5,25 @@ from innerloop.experiments.curvature import CURVATURE
 from innerloop.experiments.experiment import Experiment, Preset, Results
 from innerloop.experiments.five_layer import FIVE_LAYER
 from innerloop.experiments.one_layer import ONE_LAYER
+from innerloop.experiments.sine import SINE
 from innerloop.experiments.ten_layer import TEN_LAYER
+from innerloop.experiments.twelve_blocks import TWELVE_BLOCKS
 from innerloop.experiments.two_layer import TWO_LAYER
 from innerloop.experiments.weights import WEIGHTS
 
 EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment
-    for experiment in (ONE_LAYER, TWO_LAYER, FIVE_LAYER, TEN_LAYER, CURVATURE, WEIGHTS, COPYING)
+    for experiment in (
+        ONE_LAYER,
+        TWO_LAYER,
+        FIVE_LAYER,
+        TEN_LAYER,
+        CURVATURE,
+        WEIGHTS,
+        SINE,
+        COPYING,
+        TWELVE_BLOCKS,
+    )
 }
 
 __all__ = [
@@ -20,7 +32,9 @@ __all__ = [
     "EXPERIMENTS",
     "FIVE_LAYER",
     "ONE_LAYER",
+    "SINE",
     "TEN_LAYER",
+    "TWELVE_BLOCKS",
     "TWO_LAYER",
     "WEIGHTS",
     "Experiment",

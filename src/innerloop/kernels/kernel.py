@@ -67,6 +67,17 @@ def training_path(config: StackConfig, tokens: Tokens) -> str:
     return "native" if is_chosen(config, tokens) else "jax"
 
 
+def path_instruction_set(path: str) -> str:
+    """The instruction set that a `Kernel.path` runs with here: the native code's, ``none`` for what XLA compiles.
+
+    Args:
+        path: which implementation; the native one must be usable.
+    """
+    from innerloop.kernels.native import instruction_set
+
+    return instruction_set() if path == "native" else "none"
+
+
 def jax_kernel(config: StackConfig, tokens: Tokens, task: Task, batch_size: int) -> Kernel:
     """The implementation in JAX, which serves everything; arguments as for `training_kernel`."""
 

@@ -1,23 +1,30 @@
 """The training loss of a whole batch for stacks of linear attention, in JAX.
 
 Same mathematics as `innerloop.models.run_stack` under ``vmap``, arranged for speed; in the last layer only the query's
-target entries are computed. Three forms, chosen by the architecture alone:
+target entries are computed. Three forms, chosen by the architecture:
 
 - *One layer* keeps the tasks along the last axis: sums over tokens are unrolled into elementwise products, which become
   vector code, and products with weights are single matrix products over all tasks. S is never formed.
 - *Several layers* go through S = sum_j e_j e_j^T, tasks first. Linear attention moves all tokens by one matrix,
   e <- M e with M = I + damping * sum over heads of W_PV S W_KQ, hence S <- M S M^T (*Gram form*): once S is formed, the
   cost no longer depends on the context's length.
-- *A token clip* is not linear, so there every layer moves all tokens and forms S anew (*token form*).
+- *A token clip* is not linear, so there every layer moves all tokens (*token form*), with tasks first and tokens as
+  rows: E <- clip(E + damping * sum over heads of Q K^T K W_PV^T), where Q = E W_KQ^T and K holds the keys. The order of
+  these products depends on the sizes, so that the cost grows with the context's length and not with its square.
 
 In the Gram form, S is moved as a matrix only while more than two layers follow. The last layers need S applied to a few
 vectors, and M S M^T v costs products of S with three vectors in place of products of matrices (measured at the paper's
-sizes: 3.7 against 13 ms a step for two layers). (Tasks last was 3 to 8 times slower for several layers in token form:
-XLA's CPU backend fuses unrolled sums into their readers and computes them again and again.)
+sizes: 3.7 against 13 ms a step for two layers).
+
+In the token form at the paper's sizes, products of two matrices per task are unrolled as well, and the layers are a
+loop of the program: XLA's CPU backend fuses unrolled products into their readers and computes them again and again, but
+not from one turn of a loop to the next, nor into a product with weights. (A step of five layers: 25 ms; with XLA's own
+products 36, unrolled without the loop 60, with tasks last more than 100.)
 """
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -25,6 +32,10 @@ from innerloop.models import Products, StackConfig
 
 # Longer sums are left to XLA's reduction, so that the program's size does not grow with the context.
 _LONGEST_UNROLLED_SUM = 64
+
+# Products of two matrices per task are unrolled up to this size: 2048 of size 11 take 0.2 ms, XLA's own 0.7 ms. From
+# 14 on, XLA's own are faster.
+_LARGEST_UNROLLED_PRODUCT = 12
 
 # So many layers at the end are applied to vectors; the cost of that grows threefold with each.
 _LAYERS_ON_VECTORS = 2
@@ -47,17 +58,14 @@ def linear_stack_entries(
     layers = [_layer(products, config, layer, num_targets) for layer in range(config.num_layers)]
     if config.num_layers == 1:
         return _single_layer(config, layers[0], tokens, num_targets)
-    tokens = jnp.moveaxis(tokens, -1, 0)  # (batch, token_size, tokens)
-    if config.token_clip is None:
-        return _gram_form(config, layers, tokens, num_targets)
-    for layer in layers[:-1]:
-        tokens = _full_layer(config, layer, tokens)
-    return _last_layer(config, layers[-1], tokens, num_targets)
+    form = _gram_form if config.token_clip is None else _token_form
+    return form(config, layers, jnp.moveaxis(tokens, -1, 0), num_targets)
 
 
 def _gram_form(config, layers, tokens, num_targets):
     """The query's target entries of several layers without a clip; tasks first in, last out."""
-    gram, query = _gram(config, tokens), tokens[..., -1]
+    keys, query = tokens if config.query_in_keys else tokens[..., :-1], tokens[..., -1]
+    gram = keys @ keys.mT
     num_as_matrix = max(len(layers) - 1 - _LAYERS_ON_VECTORS, 0)
     for layer in layers[:num_as_matrix]:
         query = _move(config, layer, [], gram, query)
@@ -109,30 +117,76 @@ def _layer(products: Products, config: StackConfig, layer: int, num_targets: int
     return Products(products.W_KQ[index], W_PV)
 
 
-def _full_layer(config, products, tokens):
-    """Updates all tokens of all tasks, tasks first."""
-    gram = _gram(config, tokens)
-    update = jnp.zeros_like(tokens)
-    for W_KQ, W_PV in zip(products.W_KQ, products.W_PV, strict=True):
-        queried = jnp.einsum("de,ben->bdn", W_KQ, tokens)
-        update = update + jnp.einsum("de,ben->bdn", W_PV, gram @ queried)
+def _token_form(config, layers: Sequence[Products], tokens, num_targets):
+    """The query's target entries of several layers with a clip; tasks first in, last out."""
+    tokens = tokens.mT
+    if _is_small(_keys(config, tokens)):
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers[:-1])
+        tokens, _ = jax.lax.scan(lambda tokens, layer: (_full_layer(config, layer, tokens), None), tokens, stacked)
+    else:
+        for layer in layers[:-1]:
+            tokens = _full_layer(config, layer, tokens)
+    return _last_layer(config, layers[-1], tokens, num_targets)
+
+
+def _full_layer(config, layer: Products, tokens: Float[Array, "batch tokens token_size"]):
+    """Updates all tokens of all tasks."""
+    keys, update = _keys(config, tokens), jnp.zeros_like(tokens)
+    for W_KQ, W_PV in zip(layer.W_KQ, layer.W_PV, strict=True):
+        update = update + _attend(tokens @ W_KQ.T, keys, W_PV)
     return _clip(config, tokens + config.damping * update)
 
 
-def _last_layer(config, products, tokens, num_targets):
-    """Updates the query's target entries alone, tasks first; returns them tasks last."""
-    gram, query = _gram(config, tokens), tokens[..., -1]  # (batch, token_size, token_size), (batch, token_size)
+def _attend(
+    queries: Float[Array, "batch tokens token_size"],
+    keys: Float[Array, "batch keys token_size"],
+    W_PV: Float[Array, "token_size token_size"],
+) -> Float[Array, "batch tokens token_size"]:
+    """Q K^T K W_PV^T for every task, multiplied in the order that is fastest at these sizes."""
+    num_keys, token_size = keys.shape[1:]
+    if _is_small(keys):
+        return _unrolled_product(queries, _unrolled_product(keys.mT, keys) @ W_PV.T)
+    if num_keys <= token_size:
+        return (queries @ keys.mT) @ keys @ W_PV.T
+    return queries @ (keys.mT @ keys @ W_PV.T)
+
+
+def _is_small(keys: Float[Array, "batch keys token_size"]) -> bool:
+    """Whether products of these keys and of their Gram matrix are unrolled."""
+    return max(keys.shape[1:]) <= _LARGEST_UNROLLED_PRODUCT
+
+
+def _last_layer(config, layer: Products, tokens: Float[Array, "batch tokens token_size"], num_targets):
+    """Updates the query's target entries alone; returns them tasks last."""
+    keys, query = _keys(config, tokens), tokens[:, -1]
     entries = query[:, -num_targets:]
-    for W_KQ, W_PV in zip(products.W_KQ, products.W_PV, strict=True):
-        read = jnp.einsum("bde,be->bd", gram, query @ W_KQ.T)
+    for W_KQ, W_PV in zip(layer.W_KQ, layer.W_PV, strict=True):
+        scores = jnp.einsum("bnd,bd->bn", keys, query @ W_KQ.T)
+        read = jnp.einsum("bnd,bn->bd", keys, scores)
         entries = entries + config.damping * read @ W_PV[-num_targets:].T
     return _clip(config, entries).T
 
 
-def _gram(config, tokens):
-    """S of every task, over the tokens that are keys."""
-    keys = tokens if config.query_in_keys else tokens[..., :-1]
-    return keys @ keys.mT
+def _keys(config, tokens: Float[Array, "batch tokens token_size"]):
+    """The tokens that are keys."""
+    return tokens if config.query_in_keys else tokens[:, :-1]
+
+
+@jax.custom_vjp
+def _unrolled_product(
+    left: Float[Array, "batch rows inner"], right: Float[Array, "batch inner columns"]
+) -> Float[Array, "batch rows columns"]:
+    """The matrix product of every task; its derivative is again two such products."""
+    product = left[:, :, 0, None] * right[:, 0, None]
+    for index in range(1, left.shape[-1]):
+        product = product + left[:, :, index, None] * right[:, index, None]
+    return product
+
+
+_unrolled_product.defvjp(
+    lambda left, right: (_unrolled_product(left, right), (left, right)),
+    lambda factors, by: (_unrolled_product(by, factors[1].mT), _unrolled_product(factors[0].mT, by)),
+)
 
 
 def _single_layer(config, products, tokens, num_targets):

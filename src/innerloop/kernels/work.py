@@ -6,10 +6,11 @@ x and y alternate), tokens of width d, H heads and K layers:
 
     one layer                           8 H N d + 8 H d^2
     K >= 2, no clip (Gram form)         N d^2 + (K - 2)(12 H + 8) d^3 + (1 + 2 H)(16 H + 2) d^2
-    K >= 2, token clip (token form)     (K - 1)(9 N d^2 + 12 H d^3) + 8 H N d + 8 H d^2
+    K >= 2, token clip (token form)     (K - 2)(9 N d^2 + 12 H d^3) + 5 N d^2 + 4 H d^3 + (1 + 2 H)(14 H + 2) d^2
+                                        + 16 H N d + 8 H d^2
 
-and 2 N n_i n_o for the targets. For any other stack: three times the forward pass of `innerloop.kernels.general_stack`,
-with h hidden units per MLP and f = 20 for a GELU or an exponential,
+(where no token reaches the clip) and 2 N n_i n_o for the targets. For any other stack: three times the forward pass of
+`innerloop.kernels.general_stack`, with h hidden units per MLP and f = 20 for a GELU or an exponential,
 
     per layer                           6 (N + 1) (2 H d^2 + 2 H N d + 2 d h) + 3 f (N + 1) (h + H N)
     embedding and input MLP             6 (N + 1) (d (n_i + n_o) + 2 d h) + 3 f (N + 1) h
@@ -44,7 +45,9 @@ def operations_per_task(config: StackConfig, task: Task, tokens: Tokens | None =
         return targets + last_layer
     if config.token_clip is not None:
         full_layer = 9 * context * width**2 + 12 * heads * width**3
-        return targets + (config.num_layers - 1) * full_layer + last_layer
+        moved = 5 * context * width**2 + 4 * heads * width**3
+        differentiated = (1 + 2 * heads) * (14 * heads + 2) * width**2 + 8 * heads * context * width
+        return targets + (config.num_layers - 2) * full_layer + moved + differentiated + last_layer
     full_layer = (12 * heads + 8) * width**3
     last_two = (1 + 2 * heads) * (16 * heads + 2) * width**2
     return targets + context * width**2 + (config.num_layers - 2) * full_layer + last_two

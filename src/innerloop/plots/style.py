@@ -45,6 +45,7 @@ _LEARNERS: dict[str, dict[str, Any]] = {
         "markersize": 13,
         "markeredgewidth": 2,
     },
+    "mlp and gd": {"color": "#D55E00", "marker": "v", "label": "MLP + one GD step", "linewidth": 2.5},
     "control": {"color": "#999999", "marker": "x", "label": "control"},
     "trivial": {"color": "#777777", "linestyle": "--", "label": "predicting zero"},
     "bayes": {"color": "#000000", "linestyle": ":", "label": "Bayes-optimal"},

@@ -109,6 +109,23 @@ def expected(
     )
 
 
+def published_blocks(*, num_layers: int = 12, num_steps: int = 50_000, seeds: tuple[int, ...] = (0, 1, 2)) -> Recipe:
+    """The published recipe for untied blocks of attention and MLP (Fig 8): four heads, widening 4.
+
+    Numbers of the optimiser as in `published` for untied stacks. The paper does not say for how many steps; 50 000 is
+    what it gives five untied layers.
+
+    Args:
+        num_layers: blocks.
+        num_steps: optimiser steps.
+        seeds: repetitions.
+    """
+    recipe = published(num_layers=num_layers, tied=False, num_steps=num_steps, seeds=seeds)
+    return dataclasses.replace(
+        recipe, model=dataclasses.replace(recipe.model, num_heads=4, mlp="block", mlp_bias=False)
+    )
+
+
 def published_sine(
     *, task: SineWaves | None = None, num_steps: int = 20_000, seeds: tuple[int, ...] = (0, 1, 2)
 ) -> Recipe:
@@ -127,6 +144,7 @@ def published_sine(
         optimizer=OptimizerConfig(gradient_clip=100.0),
         num_steps=num_steps,
         seeds=seeds,
+        evaluation_interval=250,
     )
 
 

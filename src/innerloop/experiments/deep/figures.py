@@ -11,7 +11,7 @@ from innerloop.plots import MEASURES, caption, heat_map, learner_style, line_wit
 
 
 def training_figure(data: xr.Dataset, *, title: str, see: str) -> Figure:
-    """Fig 3 and 7: loss along training, and alignment with gradient descent and with GD++.
+    """Fig 3, 7 and 8: loss along training, and alignment with gradient descent and with GD++.
 
     Args:
         data: as measured.
@@ -34,11 +34,13 @@ def _loss_curves(axes: Axes, data: xr.Dataset, title: str) -> None:
     line_with_band(axes, data["loss"], x="step", over="seed", **style)
     final = data["final_loss"].isel(seed=0)
     for name in ("gradient descent", "gradient descent, per step", "gd++", "gd++, tuned exactly"):
-        line: dict[str, Any] = learner_style(name) | {"marker": "", "linewidth": 2}
-        axes.axhline(float(final.sel(learner=name)), **line)
-    interpolated: dict[str, Any] = learner_style("interpolated") | {"markersize": 8}
-    mean = float(data["final_loss"].sel(learner="interpolated").mean())
-    axes.plot(data["step"].values[-1:], [mean], **interpolated)
+        if name in final["learner"]:
+            line: dict[str, Any] = learner_style(name) | {"marker": "", "linewidth": 2}
+            axes.axhline(float(final.sel(learner=name)), **line)
+    if "interpolated" in final["learner"]:
+        interpolated: dict[str, Any] = learner_style("interpolated") | {"markersize": 8}
+        mean = float(data["final_loss"].sel(learner="interpolated").mean())
+        axes.plot(data["step"].values[-1:], [mean], **interpolated)
     lowest = float(min(final.min(), data["loss"].min()))
     axes.set(title=title, xlabel="training steps", ylabel="half squared error", yscale="log", ylim=(0.8 * lowest, None))
     axes.legend(fontsize=7)

@@ -44,15 +44,17 @@ def _training(data: xr.Dataset) -> Figure:
     sensitivity.set(
         title="sensitivity of layer 1 (sum over outputs)", xlabel="training steps", ylabel="norm of gradient"
     )
-    sensitivity.legend(fontsize=7)
+    sensitivity.set_ylim(0, 1.15 * max(float(data["sensitivity"].max()), PUBLISHED_SENSITIVITIES["own"]))
+    sensitivity.legend(fontsize=7, loc="center right")
     shares = data["sensitivity"]
     difference = shares.sel(share="next") - shares.sel(share="other_than_next")
     _every_seed(net, difference, "curve_step", {"color": "#D55E00", "label": "next minus others"})
     for seed in data["seed"].values:
-        drop = float(data["drop_step"].sel(seed=seed))
+        drop = float(data["drop_step"].sel(seed=seed, way=0.5))
         if np.isfinite(drop):
             net.axvline(drop, color="#0072B2", linewidth=0.8, linestyle="--")
     net.set(title="next minus others; dashed: loss half-way down", xlabel="training steps", ylabel="norm of gradient")
+    net.set_ylim(float(difference.min()) - 0.05, 1.15 * float(difference.max()) + 0.05)
     net.legend(fontsize=7)
     caption(
         figure,
@@ -111,7 +113,7 @@ def _weights(data: xr.Dataset) -> Figure:
     for row, layer in enumerate(data["layer"].values[:2]):
         for axes, name, what in ((panels[row, 0], "W_KQ", "W_K^T W_Q"), (panels[row, 1], "W_PV", "P W_V")):
             _map(figure, axes, data[name].sel(seed=seed, layer=layer).values, f"layer {layer}: {what}", ("", ""))
-    size = data.sizes["row"] // 2
+    size = data.sizes["row"] - data.attrs["input_size"]
     caption(
         figure,
         f"Seed {seed}. Products of the trained weights; the last {size} rows and columns belong to the positions.",

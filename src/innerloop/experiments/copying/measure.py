@@ -1,7 +1,7 @@
 """Everything that is measured of stacks on alternating tokens, as labelled arrays.
 
 ``stack`` runs over what was trained, ``token`` and ``key`` over a sequence's tokens, ``share`` over the kinds of tokens
-that a token can depend on.
+that a token can depend on, ``way`` over the shares of a curve's way at which it is said to move.
 """
 
 from collections.abc import Mapping
@@ -31,6 +31,8 @@ from innerloop.tasks import Sample
 from innerloop.training import held_out_batch, numerics
 
 SHARES = ("own", "next", "previous", "other", "other_than_next", "other_than_previous")
+WAYS = (0.1, 0.5)
+"""Shares of its way at which a curve has begun to move, and is half-way; lags are taken at both."""
 REACHED = 0.01
 """A stack is at the gradient step's loss when its loss on the same tasks is at most this much above it."""
 
@@ -84,13 +86,18 @@ def measure(runs: Mapping[str, Run], *, sizes: Sizes, stage: Stage) -> xr.Datase
         "step": main.metrics["step"].values,
         "curve_step": main.metrics["step"].values[points],
         "share": list(SHARES),
+        "way": list(WAYS),
         "token": np.arange(num_tokens) + 1,
         "key": np.arange(num_tokens - 1) + 1,
         "layer": np.arange(layers) + 1,
         "row": np.arange(recipe.token_size) + 1,
         "column": np.arange(recipe.token_size) + 1,
     }
-    attrs = {"context_length": recipe.task.context_length, "interval": recipe.evaluation_interval}
+    attrs = {
+        "context_length": recipe.task.context_length,
+        "input_size": recipe.task.input_size,
+        "interval": recipe.evaluation_interval,
+    }
     return xr.Dataset(variables, coordinates, attrs=attrs)
 
 
@@ -133,9 +140,9 @@ def _losses(runs: Mapping[str, Run], samples: Sample) -> Variables:
             {"units": "training step; NaN for never", "margin": f"{REACHED:g}"},
         ),
         "drop_step": (
-            ("seed",),
-            crossings(steps, loss[0], (descent + trivial) / 2, rising=False),
-            {"units": "training step", "threshold": "half-way from predicting zero to one gradient step"},
+            ("way", "seed"),
+            np.stack([crossings(steps, loss[0], trivial + way * (descent - trivial), rising=False) for way in WAYS]),
+            {"units": "training step", "threshold": "share of the way from predicting zero to one gradient step"},
         ),
     }
 
@@ -158,11 +165,10 @@ def _sensitivity_curves(run: Run, tasks: Sample, points: np.ndarray) -> Variable
     following = values[:, SHARES.index("next")]
     others = values[:, SHARES.index("other_than_next")]
     for name, curve in (("raw", following), ("net", following - others)):
-        half = (curve[0] + curve[-1]) / 2
         variables[f"{name}_rise_step"] = (
-            ("seed",),
-            crossings(steps, curve, half, rising=True),
-            {"units": "training step", "threshold": "half-way from the first to the last value"},
+            ("way", "seed"),
+            np.stack([crossings(steps, curve, curve[0] + way * (curve[-1] - curve[0]), rising=True) for way in WAYS]),
+            {"units": "training step", "threshold": "share of the way from the first to the last value"},
         )
     return variables
 

@@ -26,7 +26,7 @@ def recipes(preset: Preset, num_seeds: int | None) -> dict[str, Recipe]:
             task=LinearRegression(input_size=_QUICK_SIZE, context_length=_QUICK_SIZE),
             positions=Positions(width=10),
             optimizer=dataclasses.replace(main.optimizer, learning_rate=2e-3),
-            num_steps=8000,
+            num_steps=10_000,
             batch_size=512,
         )
     if preset == "smoke":

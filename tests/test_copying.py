@@ -130,21 +130,47 @@ def test_learned_codes(x64, placement):
     np.testing.assert_allclose(Transformer(config, on_learned, learned)(problem).trajectory, expected, rtol=1e-13)
 
 
+FIRST_SOFTMAX = StackConfig(num_layers=2, tied=False, attention=("softmax", "linear"))
+ONE_HOT_ADDED = Positions("one-hot", placement="added", permuted=True)
 KERNEL_CASES = {
-    "published": (("softmax", "linear"), Positions()),
-    "all-linear": (("linear",), Positions()),
-    "learned": (("mixed", "linear"), Positions("learned", 5)),
-    "learned-all-linear": (("linear",), Positions("learned", 5, "added")),
-    "added-permuted": (("softmax",), Positions("one-hot", placement="added", permuted=True)),
+    "published": (FIRST_SOFTMAX, Positions()),
+    "all-linear": (StackConfig(num_layers=2, tied=False), Positions()),
+    "one-layer-learned": (StackConfig(), Positions("learned", 5)),
+    "learned-all-linear": (StackConfig(num_layers=2), Positions("learned", 5, "added")),
+    "all-softmax": (StackConfig(num_layers=2, attention=("softmax",)), ONE_HOT_ADDED),
+    # Two last layers by dot products, with everything else that a stack may have below them.
+    "heads": (
+        StackConfig(
+            num_layers=3,
+            num_heads=2,
+            key_size=3,
+            attention=("linear", "softmax", "linear"),
+            causal=True,
+            query_in_keys=True,
+            damping=0.7,
+            update="targets",
+        ),
+        Positions(),
+    ),
+    "mixed-embedded": (
+        StackConfig(
+            num_layers=2, tied=False, num_heads=2, attention=("mixed", "linear"), embedding_size=7, mlp="input"
+        ),
+        Positions("learned", 5),
+    ),
+    # A last layer of linear attention on something else than attention.
+    "clipped": (dataclasses.replace(FIRST_SOFTMAX, token_clip=1.0), Positions()),
+    "block": (dataclasses.replace(FIRST_SOFTMAX, mlp="block"), Positions()),
+    "normed": (dataclasses.replace(FIRST_SOFTMAX, layer_norm="before"), Positions()),
 }
 
 
-@pytest.mark.parametrize(("attention", "positions"), KERNEL_CASES.values(), ids=KERNEL_CASES)
-def test_kernel_is_the_model(x64, attention, positions):
+@pytest.mark.parametrize(("model", "positions"), KERNEL_CASES.values(), ids=KERNEL_CASES)
+def test_kernel_is_the_model(x64, model, positions):
     """Loss and gradient of a batch by the training kernel and by the unbatched transformer; learned codes included."""
     recipe = Recipe(
         task=LinearRegression(input_size=3, output_size=2, context_length=7),
-        model=StackConfig(num_layers=2, tied=False, attention=attention),
+        model=model,
         token_layout="alternating",
         positions=positions,
         init_scale=0.7,
@@ -166,6 +192,7 @@ def test_kernel_is_the_model(x64, attention, positions):
     expected_loss, expected = jax.jit(jax.value_and_grad(by_vmap))(weights)
     np.testing.assert_allclose(loss, expected_loss, rtol=1e-12)
     assert relative_difference(gradient, expected) < 1e-11
+    assert float(jnp.abs(gradient.attention.W_V).max()) > 1e-6
     if positions.kind == "learned":
         assert float(jnp.abs(gradient.embedding.codes).max()) > 1e-6
 

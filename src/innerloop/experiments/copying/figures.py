@@ -95,12 +95,12 @@ def _attention(data: xr.Dataset) -> Figure:
     panels = figure.subplots(2, 2)
     for row, layer in enumerate(data["layer"].values[:2]):
         single = data["single_attention"].sel(seed=seed, layer=layer).values
-        mean = data["attention"].sel(stack=MAIN, seed=seed, layer=layer).values
+        mean = data["attention"].sel(copying_stack=MAIN, seed=seed, layer=layer).values
         for axes, attention, what in ((panels[row, 0], single, "one task"), (panels[row, 1], mean, "mean over tasks")):
             _map(figure, axes, attention, f"layer {layer}: {what}", ("key", "reading token"))
     caption(
         figure,
-        f"Seed {seed}. Layer 1 reads the {data['direction'].sel(stack=MAIN, seed=seed).values} token: "
+        f"Seed {seed}. Layer 1 reads the {data['direction'].sel(copying_stack=MAIN, seed=seed).values} token: "
         "a sharp diagonal beside the main one. Odd tokens are x, even ones y, the last is the query.",
     )
     return figure

@@ -44,7 +44,7 @@ def reached_note(data: xr.Dataset) -> str:
     parts = []
     for seed in data["seed"].values:
         step = float(steps.sel(seed=seed))
-        direction = str(data["direction"].sel(stack=MAIN, seed=seed).values)
+        direction = str(data["direction"].sel(copying_stack=MAIN, seed=seed).values)
         when = "never" if np.isnan(step) else f"at step {step:.0f}"
         parts.append(f"seed {seed} {when} (reads the {direction} token)")
     return f"Within {REACHED:g} of one gradient step's loss: {', '.join(parts)}."
@@ -80,20 +80,20 @@ def _loss_claims(data: xr.Dataset) -> list[Claim]:
 def _copying_claims(data: xr.Dataset) -> list[Claim]:
     attention = _to_neighbour(data, "attention_share")
     ratio = _to_neighbour(data, "jacobian_share") / _beside_neighbour(data, "jacobian_share")
-    directions = sorted({str(one) for one in _of_reached(data, data["direction"].sel(stack=MAIN))} - {"nan"})
+    directions = sorted({str(one) for one in _of_reached(data, data["direction"].sel(copying_stack=MAIN))} - {"nan"})
     which = " or ".join(directions) or "next or previous"
     return [
         statistical(
             "attention", f"layer 1 attends to the {which} token: attention on it", "Fig 5 right",
-            _of_reached(data, attention.sel(stack=MAIN)), ATTENTION, published="a sharp off-diagonal",
+            _of_reached(data, attention.sel(copying_stack=MAIN)), ATTENTION, published="a sharp off-diagonal",
             unit="mean over tasks and tokens", control="permuted positions",
-            control_values=attention.sel(stack=PERMUTED).values,
+            control_values=attention.sel(copying_stack=PERMUTED).values,
         ),
         statistical(
             "jacobian", f"layer 1 depends on the {which} token: Jacobian to it, relative to the other tokens'",
-            "Fig 5 centre", _of_reached(data, ratio.sel(stack=MAIN)), JACOBIAN_RATIO, published="1.01 to .07 (sums)",
-            unit="ratio of Frobenius norms", control="permuted positions",
-            control_values=ratio.sel(stack=PERMUTED).values,
+            "Fig 5 centre", _of_reached(data, ratio.sel(copying_stack=MAIN)), JACOBIAN_RATIO,
+            published="1.01 to .07 (sums)", unit="ratio of Frobenius norms", control="permuted positions",
+            control_values=ratio.sel(copying_stack=PERMUTED).values,
         ),
     ]  # fmt: skip
 
@@ -116,13 +116,13 @@ def _lag_claims(data: xr.Dataset) -> list[Claim]:
 
 
 def _to_neighbour(data: xr.Dataset, name: str) -> xr.DataArray:
-    """(stack, seed): the share of the neighbour that a stack attends to more."""
+    """(copying stack, seed): the share of the neighbour that a stack attends to more."""
     shares = data[name]
     return xr.where(data["direction"] == "next", shares.sel(share="next"), shares.sel(share="previous"))
 
 
 def _beside_neighbour(data: xr.Dataset, name: str) -> xr.DataArray:
-    """(stack, seed): the mean share of all context tokens but the own one and that neighbour."""
+    """(copying stack, seed): the mean share of all context tokens but the own one and that neighbour."""
     shares = data[name]
     return xr.where(
         data["direction"] == "next", shares.sel(share="other_than_next"), shares.sel(share="other_than_previous")

@@ -1,7 +1,8 @@
 """Everything that is measured of stacks on alternating tokens, as labelled arrays.
 
-``stack`` runs over what was trained, ``token`` and ``key`` over a sequence's tokens, ``share`` over the kinds of tokens
-that a token can depend on, ``way`` over the shares of a curve's way at which it is said to move.
+``stack`` runs over what was trained, ``copying_stack`` over those whose final maps are measured, ``token`` and ``key``
+over a sequence's tokens, ``share`` over the kinds of tokens that a token can depend on, ``way`` over the shares of a
+curve's way at which it is said to move.
 """
 
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ from innerloop.analysis import (
     task_losses,
 )
 from innerloop.exact import optimal_learning_rate
-from innerloop.experiments.copying.setting import MAIN
+from innerloop.experiments.copying.setting import MAIN, PERMUTED
 from innerloop.experiments.experiment import Preset, Stage, Variables
 from innerloop.models import Transformer, products
 from innerloop.runs import Run
@@ -56,6 +57,8 @@ SIZES: dict[Preset, Sizes] = {
     "quick": Sizes(101, 500, 2000),
     "paper": Sizes(301, 1000, 5000),
 }
+COPYING_STACKS = (MAIN, PERMUTED)
+"""Whose final attention and Jacobians are measured: the stack in question and its control."""
 STAGES = ("losses", "sensitivities along training", "who copies whom in the end", "constructions")
 
 
@@ -82,6 +85,7 @@ def measure(runs: Mapping[str, Run], *, sizes: Sizes, stage: Stage) -> xr.Datase
     num_tokens, layers = recipe.num_tokens, recipe.model.num_layers
     coordinates = {
         "stack": list(runs),
+        "copying_stack": list(COPYING_STACKS),
         "seed": np.asarray(recipe.seeds),
         "step": main.metrics["step"].values,
         "curve_step": main.metrics["step"].values[points],
@@ -176,27 +180,35 @@ def _sensitivity_curves(run: Run, tasks: Sample, points: np.ndarray) -> Variable
 def _final_maps(runs: Mapping[str, Run], tasks: Sample) -> Variables:
     """Attention and Jacobians of trained stacks, and what both say of neighbours."""
     attention, jacobian, direction = [], [], []
-    for run in runs.values():
-        learners = run.transformers()
+    for stack in COPYING_STACKS:
+        learners = runs[stack].transformers()
         attention.append(np.asarray(_attention_of_all(learners, tasks))[:, :, 0])  # (seed, layer, token, key)
         jacobian.append(np.asarray(_jacobians_of_all(learners, tasks)))  # (seed, token, key)
         direction.append([strongest_neighbour(one[0]) for one in attention[-1]])
     single = np.asarray(_attention_of_all(runs[MAIN].transformers(), _first(tasks, 1)))[:, :, 0]
     return {
-        "attention": (("stack", "seed", "layer", "token", "key"), np.stack(attention), {"units": "mean over tasks"}),
+        "attention": (
+            ("copying_stack", "seed", "layer", "token", "key"),
+            np.stack(attention),
+            {"units": "mean over tasks"},
+        ),
         "single_attention": (("seed", "layer", "token", "key"), single, {"units": "one task"}),
         "attention_share": (
-            ("stack", "share", "seed"),
+            ("copying_stack", "share", "seed"),
             np.stack([_shares(one[:, 0]) for one in attention]),
             {"units": "layer 1, mean over reading tokens"},
         ),
         "jacobian": (
-            ("stack", "seed", "token", "key"),
+            ("copying_stack", "seed", "token", "key"),
             np.stack(jacobian),
             {"units": "Frobenius norm of the task-mean Jacobian, layer 1"},
         ),
-        "jacobian_share": (("stack", "share", "seed"), np.stack([_shares(one) for one in jacobian]), {}),
-        "direction": (("stack", "seed"), np.asarray(direction), {"units": "neighbour that layer 1 attends to more"}),
+        "jacobian_share": (("copying_stack", "share", "seed"), np.stack([_shares(one) for one in jacobian]), {}),
+        "direction": (
+            ("copying_stack", "seed"),
+            np.asarray(direction),
+            {"units": "neighbour that layer 1 attends to more"},
+        ),
     }
 
 

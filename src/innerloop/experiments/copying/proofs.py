@@ -1,5 +1,6 @@
 """Proposition 3 checked in float64 on random problems; each check beside a near miss that must not pass."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -68,5 +69,6 @@ def _with_printed_shift(stack: Transformer, task: LinearRegression) -> Transform
     return Transformer(stack.config, weights, stack.tokens)
 
 
+@eqx.filter_jit
 def _values(transformer: Transformer, samples: Sample) -> Float[Array, "tasks output_size"]:
-    return jax.jit(jax.vmap(lambda sample: transformer(sample.problem).value))(samples)
+    return jax.vmap(lambda sample: transformer(sample.problem).value)(samples)

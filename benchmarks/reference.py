@@ -1,7 +1,8 @@
 """Runs the training loop of the published code, from a checkout that the user names.
 
 Nothing of that code is here: the checkout is imported as it is, configured for a recipe, and driven by the same calls
-that its notebooks make in each step.
+that its notebooks for concatenated tokens (`constructed_token_setup.ipynb`), sine waves
+(`non_linear_regression.ipynb`) and alternating tokens (`normal_token_construct.ipynb`) make in each step.
 """
 
 import importlib
@@ -13,6 +14,7 @@ from typing import Any
 
 import jax
 
+from innerloop.tasks import SineWaves
 from innerloop.training import Recipe
 
 _NEEDED_FILES = ("attn.py", "config.py", "data.py", "train.py", "transformer.py")
@@ -83,23 +85,40 @@ def check_files(path: Path) -> None:
 
 
 def reference_settings(recipe: Recipe) -> dict[str, Any]:
-    """The published configuration's entries for a recipe of attention alone, softmax at most in its first layer."""
-    task, model, optimizer = recipe.linear_task(), recipe.model, recipe.optimizer
-    alternates, token_size = recipe.token_layout == "alternating", recipe.token_size
+    """The published configuration's entries for a recipe on pairs, sine waves or alternating tokens."""
+    task, model, optimizer = recipe.task, recipe.model, recipe.optimizer
+    alternates, width = recipe.token_layout == "alternating", model.embedding_size or recipe.token_size
+    if isinstance(task, SineWaves):
+        # Its wave takes amplitude and phase from the code; its input size is that of the embedded tokens.
+        data = {
+            "non_linear_reg_task": True,
+            "input_size": width - 1,
+            "input_range": task.input_range,
+            "weight_scale": 1,
+        }
+    else:
+        task = recipe.linear_task()
+        data = {
+            "input_size": task.input_size,
+            "input_range": float(task.input_scale),
+            "weight_scale": int(task.target_scale),
+        }
     return {
+        **data,
         "seed": recipe.seeds[0],
         "bs": recipe.batch_size,
         "dataset_size": task.context_length,
-        "input_size": task.input_size,
-        "input_range": float(task.input_scale),
-        "weight_scale": int(task.target_scale),
         "size_distract": 0,
         "num_layers": model.num_layers,
         "deq": model.tied,
         "gd_deq": model.tied,
         "num_heads": model.num_heads,
-        "key_size": token_size,
-        "emb_size": token_size,
+        "key_size": width,
+        "emb_size": width,
+        "in_proj": model.embedding_size is not None,
+        "input_mlp": model.mlp == "input",
+        "input_mlp_out_dim": width,
+        "widening_factor": model.mlp_widening,
         "init_scale": recipe.init_scale / model.num_layers,
         "dampening": float(model.damping),
         "clip": 0.0 if model.token_clip is None else float(model.token_clip),
@@ -118,7 +137,7 @@ def reference_settings(recipe: Recipe) -> dict[str, Any]:
         "layer_norm": False,
         "include_query": False,
         "pos_enc": alternates,
-        "pos_enc_size": token_size - task.input_size if alternates else 20,
+        "pos_enc_size": width - task.input_size if alternates else 20,
         "concat_pos_enc": alternates,
         "dropout_rate": 0.0,
         "y_update": False,

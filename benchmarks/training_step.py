@@ -28,14 +28,16 @@ from innerloop.training import (
     numerics,
     published,
     published_alternating,
+    published_sine,
     recipe_path,
     train,
 )
 
 RECIPES: dict[str, Callable[..., Recipe]] = {
-    "1 layer": published,
-    "2 tied layers": partial(published, num_layers=2),
+    "1 layer": partial(published, num_layers=1, tied=True),
+    "2 tied layers": partial(published, num_layers=2, tied=True),
     "5 untied layers": partial(published, num_layers=5, tied=False),
+    "sine waves": published_sine,
     "alternating tokens": published_alternating,
 }
 

@@ -34,3 +34,11 @@ def x64():
     """Double precision, for proofs."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def hasty_compiler(monkeypatch):
+    """Compiles training faster, into programs that run slower, for those that run a few steps."""
+    from innerloop.training import loop
+
+    monkeypatch.setattr(loop, "compiler_options", lambda: {"xla_backend_optimization_level": 0})

@@ -147,6 +147,36 @@ def test_another_learning_rate_changes_lengths_only(factor):
     np.testing.assert_allclose(differences, [abs(1 - factor) * size for size in own[1:]], rtol=1e-12)
 
 
+@pytest.mark.parametrize("step", [0, 1, 2])
+def test_alignment_at_a_step_of_the_trajectory(step):
+    """Two gradient descents from W0 and -2 W0: before the first step their slopes are W0 and -2 W0; later they learn.
+
+    In general, the weights after the step: the learner is linear in the query.
+    """
+    W0, samples = jnp.asarray(np.random.default_rng(6).normal(size=(OUTPUT_SIZE, INPUT_SIZE))), random_samples(6)
+    learners = [GradientDescent(RATE, 2, initial_weights=factor * W0) for factor in (1.0, -2.0)]
+    rows = []
+    for index in range(TASKS):
+        problem = one(samples, index).problem
+        first, second = (np.asarray(learner.weights(problem))[step] for learner in learners)
+        cosine = np.sum(first * second) / np.linalg.norm(first) / np.linalg.norm(second)
+        gap = first - second
+        rows.append([cosine, np.linalg.norm(gap), np.linalg.norm(gap @ np.asarray(problem.query_input))])
+    ours = measures(align(*learners, samples, step=step))
+    np.testing.assert_allclose(ours, np.mean(rows, axis=0), rtol=1e-11)
+    if step == 0:
+        np.testing.assert_allclose(ours[:2], [-1, 3 * np.linalg.norm(W0)], rtol=1e-12)
+    if step == 2:
+        np.testing.assert_allclose(measures(align(*learners, samples)), ours, rtol=1e-12)  # the default is the last
+
+
+def test_alignment_before_any_step_from_zero():
+    """No slope: aligned with nothing, and no differences."""
+    pair, samples = (GradientDescent(RATE), GradientDescent(2 * RATE)), random_samples(7)
+    assert measures(align(*pair, samples, step=0)) == [0, 0, 0]
+    np.testing.assert_allclose(measures(align(*pair, samples, step=-1))[0], 1, rtol=1e-12)
+
+
 def test_alignment_with_what_ignores_the_query_has_a_derivative():
     def cosine(rate):
         return align(GradientDescent(rate), Trivial(), random_samples(3)).cosine

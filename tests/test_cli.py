@@ -8,6 +8,7 @@ import time
 import pytest
 
 from innerloop.cli import main
+from innerloop.tasks import TASKS
 
 TINY = [
     "--num-steps",
@@ -58,6 +59,18 @@ def call(capsys, *arguments: str) -> tuple[int, str, str]:
         ("train --initial-weights [[1,2]]", "initial_weights must have 1 row(s) of 10 numbers"),
         ("train --initial-weights 3", "--initial-weights"),
         ("train --model.num-layer 2", "--model.num-layers"),
+        ("train --task.kind sine", f"--task.kind must be one of {', '.join(TASKS)}, got 'sine'"),
+        ("train --task.kind", f"--task.kind must be one of {', '.join(TASKS)}, got ''"),
+        ("train --task.kind=", f"--task.kind must be one of {', '.join(TASKS)}, got ''"),
+        (
+            "train --task.kind sine_waves --task.input-size 3",
+            "task.input_size (of sine waves) must be an integer of at",
+        ),
+        ("train --task.kind sine_waves --task.noise-std 1", "--task.noise-std"),
+        ("train --task.kind sine_waves --loss expected", "task must be linear regression for the expected loss"),
+        ("train --task.kind sine_waves --gd-on-features .1", "gd_on_features needs model.embedding_size or"),
+        ("train --model.attention linear softmax", "model.attention must have one kind, or one per layer"),
+        ("train --model.mlp output", "invalid choice 'output'"),
         ("train --recipe nowhere.json", "cannot read 'nowhere.json'"),
         ("train --loss expected --model.num-layers 2", "model.num_layers must be 1 for the expected loss, got 2"),
         ("train --loss expected --optimizer.method lbfgs", "needs gradient_clip None"),
@@ -106,6 +119,34 @@ def test_exact_training_from_the_command_line(capsys, tmp_path):
     code, out, _ = call(capsys, "train", *TINY, *exact, "--dtype", "float64", "--out", str(tmp_path))
     assert code == 0
     assert "-expected" in out
+
+
+def test_another_task_family_from_the_command_line(capsys, tmp_path):
+    """Its own options with its own defaults; the stored recipe names it, and is read again."""
+    family = ["--task.kind", "sine_waves", "--task.variant", "reference", "--model.embedding-size", "7"]
+    small = [text for text in TINY if text not in ("--task.input-size", "3")]
+    sine = [*small, *family, "--model.mlp", "input", "--gd-on-features", "0.1", "--out", str(tmp_path)]
+    code, out, _ = call(capsys, "train", *sine)
+    assert code == 0
+    (run,) = [path for path in (tmp_path / "runs").iterdir() if path.is_dir()]
+    assert run.name.startswith("sine_waves-1-tied-N5-d1-gd-")
+    assert run.name in out
+    stored = json.loads((run / "recipe.json").read_text())
+    assert (stored["task"]["kind"], stored["task"]["variant"]) == ("sine_waves", "reference")
+    assert (stored["gd_on_features"], stored["task"]["largest_amplitude"]) == (0.1, 0.5)
+    before = (run / "complete.json").stat().st_mtime_ns
+    same = ["--task.kind=sine_waves", "--recipe", str(run / "recipe.json"), "--out", str(tmp_path)]
+    assert call(capsys, "train", *same)[0] == 0
+    assert (run / "complete.json").stat().st_mtime_ns == before, "a stored run was trained again"
+
+
+def test_a_family_that_the_recipe_file_does_not_fit_is_one_line(capsys, tmp_path):
+    """The file's other fields stay, and may be about linear regression alone."""
+    (tmp_path / "recipe.json").write_text('{"loss": "expected", "optimizer": {"gradient_clip": null}}')
+    code, _, err = call(capsys, "train", "--recipe", str(tmp_path / "recipe.json"), "--task.kind", "sine_waves")
+    assert code == 2
+    assert "task must be linear regression for the expected loss" in err
+    assert len(err.strip().splitlines()) == 1
 
 
 def test_damaged_run_is_one_line_and_nothing_is_lost(capsys, tmp_path):

@@ -4,17 +4,22 @@ import dataclasses
 import sys
 import time
 
+import jax
 import pytest
+from helpers import hasty_jit
 from rich.console import Console
 
 from innerloop import report
 from innerloop.cli import main
 from innerloop.experiments import EXPERIMENTS, Experiment, experiment
-from innerloop.kernels.work import operations_per_task
-from innerloop.models import StackConfig
+from innerloop.kernels import batch_loss
+from innerloop.kernels.work import operations_per_task, random_words
+from innerloop.keys import root_key
+from innerloop.models import StackConfig, initialise
 from innerloop.report.estimate import Speed, estimate, notes, speed, text_of
 from innerloop.runs import name_of, obtain_run
-from innerloop.tasks import LinearRegression
+from innerloop.tasks import LinearRegression, RandomNetwork, SineWaves
+from innerloop.tokens import ConcatenatedTokens
 from innerloop.training import Recipe
 
 MODULE = sys.modules["innerloop.report.estimate"]
@@ -159,6 +164,57 @@ def test_work_grows_as_the_formulas_say():
     assert gram[2] - gram[1] == gram[1] - gram[0] == 20 * 11**3
     clipped = StackConfig(num_layers=5, token_clip=1.0)
     assert operations_per_task(clipped, wide) > operations_per_task(clipped, task)
+
+
+# XLA counts the body of a loop once, so that layers to be counted must differ in kind.
+COUNTED = {
+    "one softmax layer": StackConfig(attention=("softmax",), num_heads=2),
+    "two kinds": StackConfig(attention=("softmax", "linear", "softmax"), num_layers=3, num_heads=2, causal=True),
+    "block MLP": StackConfig(attention=("softmax", "linear"), mlp="block", num_layers=2, tied=False),
+    "input MLP": StackConfig(attention=("softmax", "linear"), embedding_size=23, mlp="input", num_layers=2),
+    "embedded layer": StackConfig(embedding_size=23, mlp="input"),
+    "embedding alone": StackConfig(embedding_size=23, num_heads=2),
+}
+
+
+@pytest.mark.parametrize("config", COUNTED.values(), ids=COUNTED)
+def test_work_of_other_stacks_is_what_the_compiler_counts(config):
+    """Within a factor of two, since formulas have leading terms only."""
+    task, batch_size = LinearRegression(context_length=19), 128
+    weights = jax.eval_shape(lambda: initialise(config, 11, root_key(0)))
+    batch = jax.eval_shape(lambda: task.sample_batch(root_key(0), batch_size))
+    loss_and_gradient = jax.value_and_grad(batch_loss, argnums=2)
+    program = hasty_jit(lambda *given: loss_and_gradient(config, ConcatenatedTokens(), *given)).lower(weights, batch)
+    cost = program.compile().cost_analysis()
+    counted = cost["flops"] + 20 * cost.get("transcendentals", 0.0)
+    assert 0.5 < batch_size * operations_per_task(config, task) / counted < 2
+
+
+def test_work_of_other_stacks_grows_as_the_formulas_say():
+    """By hand for N = 10 and tokens of width 11: the last layer moves one token, those before it 11."""
+    task = LinearRegression()
+    one, two = (StackConfig(num_layers=layers, attention=("softmax",)) for layers in (1, 2))
+    token = 6 * (2 * 11**2 + 2 * 10 * 11) + 60 * 10
+    assert operations_per_task(one, task) == token
+    assert operations_per_task(two, task) == 12 * token
+    assert operations_per_task(dataclasses.replace(one, num_heads=3), task) == 3 * token
+    assert operations_per_task(dataclasses.replace(two, mlp="block"), task) == 12 * (token + 12 * 11 * 44 + 60 * 44)
+    wide = 6 * (2 * 23**2 + 2 * 10 * 23) + 60 * 10
+    below = 11 * (6 * (23 * 11 + 2 * 23 * 92) + 60 * 92)
+    assert operations_per_task(dataclasses.replace(one, embedding_size=23, mlp="input"), task) == wide + below
+    # One linear layer on embedded tokens: per context token, then the query.
+    embedded = StackConfig(embedding_size=23, mlp="input")
+    query = 6 * (23 * 11 + 2 * 23 * 92 + 23 * (23 + 11 + 92)) + 60 * 92
+    assert operations_per_task(embedded, task) == 10 * (6 * (11 * 92 + 2 * (11 + 92)) + 60 * 92) + query
+
+
+def test_random_words_of_every_family():
+    """Numbers drawn for a task: inputs with the query's, and what the target is made of."""
+    assert random_words(LinearRegression(input_size=3, output_size=2, context_length=7)) == 8 * 3 + 2 * 3
+    assert random_words(LinearRegression(input_size=3, context_length=7, noise_std=0.1)) == 8 * 3 + 3 + 7
+    assert random_words(SineWaves(context_length=7)) == 8 + 2
+    network = RandomNetwork(input_size=3, output_size=2, context_length=7, hidden_size=5)
+    assert random_words(network) == 8 * 3 + 5 * 3 + 2 * 5
 
 
 @pytest.mark.slow

@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import INPUT_SIZE, OUTPUT_SIZE, random_weights, relative_difference
+from helpers import EMBEDDED_LAYERS, INPUT_SIZE, OUTPUT_SIZE, PARTS, hasty_jit, random_weights, relative_difference
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from innerloop.kernels import batch_loss, training_kernel
+from innerloop.kernels import batch_loss, kernel, native, training_kernel
+from innerloop.kernels.embedded_layer import serves_embedded_layer
+from innerloop.kernels.kernel import training_path
 from innerloop.kernels.linear_stack import linear_stack_entries
 from innerloop.keys import root_key
 from innerloop.models import StackConfig, Transformer, products
@@ -79,6 +81,105 @@ def test_loss_and_gradient(name, context_length, has_initial_weights):
     assert relative_difference(gradient, expected_gradient) < 1e-12
     for leaf in jax.tree.leaves(expected_gradient):  # every distinct layer and head takes part
         assert (jnp.abs(leaf).max(axis=(2, 3)) > 1e-9).all()
+
+
+# --- Stacks with other parts than linear attention -------------------------------------------------------------------
+
+OTHERS = PARTS | EMBEDDED_LAYERS
+# A gradient takes seconds to compile, so it is taken of those that have every option between them.
+COVERING = {
+    **{name: PARTS[name] for name in ("causal-softmax", "mixed", "block-mlp-no-bias", "norm", "deep-embedding", "all")},
+    **EMBEDDED_LAYERS,
+}
+
+
+@partial(hasty_jit, static_argnums=0)
+def both_losses_and_gradients(config, tokens, weights, batch):
+    ours = jax.value_and_grad(batch_loss, argnums=2)(config, tokens, weights, batch)
+    return ours, jax.value_and_grad(loss_by_vmap, argnums=2)(config, tokens, weights, batch)
+
+
+@pytest.mark.parametrize("config", COVERING.values(), ids=COVERING)
+def test_loss_and_gradient_of_other_parts(config):
+    """The query starts at -W0 x, so that it plays a part as key and value too."""
+    tokens, weights = ConcatenatedTokens(initial_weights()), random_weights(config, TOKEN_SIZE, seed=2, size=0.3)
+    (loss, gradient), (expected_loss, expected) = both_losses_and_gradients(config, tokens, weights, random_batch(5))
+    np.testing.assert_allclose(loss, expected_loss, rtol=1e-12)
+    scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(expected))
+    for path, leaf in jax.tree.leaves_with_path(expected):
+        ours = gradient
+        for key in path:
+            ours = getattr(ours, key.name)
+        # Leaf by leaf: the MLPs' gradients could hide behind larger ones.
+        np.testing.assert_allclose(ours, leaf, rtol=1e-11, atol=1e-12 * float(jnp.abs(leaf).max()) + 1e-15 * scale)
+
+
+@pytest.mark.parametrize("config", COVERING.values(), ids=COVERING)
+def test_every_weight_takes_part(config):
+    """Or zeros would agree with zeros. Untied layers of several kinds store numbers that only some of them read."""
+    tokens, weights = ConcatenatedTokens(initial_weights()), random_weights(config, TOKEN_SIZE, seed=2, size=0.3)
+    gradient = both_losses_and_gradients(config, tokens, weights, random_batch(5))[0][1]
+    for path, leaf in jax.tree.leaves_with_path(gradient):
+        name = jax.tree_util.keystr(path)
+        largest = np.abs(leaf)[None] if "embedding" in name else np.abs(leaf).reshape(leaf.shape[0], -1)
+        readers = range(config.num_layers)
+        if "mixing" in name:
+            readers = [layer for layer in readers if config.attention_kind(layer) == "mixed"]
+        if "attention_norm" in name:
+            readers = [layer for layer in readers if config.normalises_attention(layer)]
+        is_read = [config.tied or "embedding" in name or layer in readers for layer in range(len(largest))]
+        np.testing.assert_array_equal([part.max() > 1e-9 for part in largest], is_read, err_msg=name)
+
+
+def test_gradients_cover_every_option():
+    for field in dataclasses.fields(StackConfig):
+        values = {getattr(config, field.name) for config in OTHERS.values()}
+        covered = {getattr(config, field.name) for config in COVERING.values()}
+        if field.name == "attention":
+            values, covered = ({kind for kinds in each for kind in kinds} for each in (values, covered))
+        if field.name not in (
+            "num_layers",
+            "num_heads",
+            "key_size",
+            "mlp_widening",
+            "damping",
+        ):  # numbers like any other
+            assert values == covered, field.name
+
+
+@pytest.mark.parametrize("config", (ALL := CONFIGS | OTHERS).values(), ids=ALL)
+def test_every_stack_is_served_by_its_own_code(config, monkeypatch):
+    """All three would be right for one layer: only the time that they take tells them apart."""
+    served = []
+    for name in ("linear_stack_entries", "embedded_layer_entries", "general_stack_entries"):
+        ours = getattr(kernel, name)
+        monkeypatch.setattr(kernel, name, lambda *given, name=name, ours=ours: served.append(name) or ours(*given))
+    weights = random_weights(config, TOKEN_SIZE, seed=2)
+    jax.eval_shape(partial(batch_loss, config, ConcatenatedTokens()), weights, random_batch(5))
+    form = "linear_stack" if config in CONFIGS.values() else "general_stack"
+    assert served == ["embedded_layer_entries" if config in EMBEDDED_LAYERS.values() else f"{form}_entries"]
+    assert config.is_linear == (form == "linear_stack" and config in CONFIGS.values())
+
+
+@pytest.mark.parametrize(
+    "change", [{"attention": ("softmax",)}, {"causal": True}, {"layer_norm": "before"}, {"mlp": "block"}]
+)
+def test_the_embedded_layer_s_code_is_for_linear_layers(change):
+    assert serves_embedded_layer(embedded := StackConfig(embedding_size=11))
+    assert not serves_embedded_layer(dataclasses.replace(embedded, **change))
+    assert not serves_embedded_layer(dataclasses.replace(embedded, num_layers=2))
+
+
+@pytest.mark.parametrize("mode", ["auto", "required", "off"])
+@pytest.mark.parametrize("config", OTHERS.values(), ids=OTHERS)
+def test_other_parts_train_in_jax(config, mode, monkeypatch):
+    """Also in single precision, where the native kernel serves linear stacks, and where it is asked for."""
+    monkeypatch.setenv("INNERLOOP_NATIVE", mode)
+    monkeypatch.setattr(native, "library_problem", lambda: None)
+    with jax.enable_x64(False):
+        chosen = training_kernel(config, ConcatenatedTokens(), LinearRegression(), BATCH_SIZE)
+        assert chosen.path == training_path(config, ConcatenatedTokens()) == "jax"
+        assert training_path(StackConfig(), ConcatenatedTokens()) == ("jax" if mode == "off" else "native")
 
 
 @pytest.mark.parametrize("name", ["clipped", "everything"])

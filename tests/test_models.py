@@ -1,8 +1,10 @@
 """The stack against explicit loops in NumPy, the products' gauge, initialisation, configuration."""
 
 import dataclasses
+import math
+from functools import partial
+from typing import get_args
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jaxtyping
@@ -10,16 +12,20 @@ import numpy as np
 import pytest
 from helpers import (
     CONTEXT_LENGTH,
+    EMBEDDED_LAYERS,
     INPUT_SIZE,
     OUTPUT_SIZE,
+    PARTS,
     assert_mean,
     assert_trees_close,
+    hasty_jit,
     random_problem,
     random_weights,
 )
 
 from innerloop.keys import root_key
-from innerloop.models import StackConfig, Transformer, initialise, products, run_stack
+from innerloop.models import AttentionKind, StackConfig, Transformer, initialise, products, run_stack
+from innerloop.models.stack import LayerNormPlace, MLPPlace
 from innerloop.tokens import ConcatenatedTokens
 
 TOKEN_SIZE = INPUT_SIZE + OUTPUT_SIZE
@@ -44,57 +50,118 @@ CONFIGS = {
         token_clip=2.0,
     ),
 }
-every_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 
 
 def stack_by_hand(config, weights, tokens, num_targets):
-    """Eq. 3 of the paper, one key, one head, one token at a time."""
-    W_K, W_Q, W_V, P = (np.asarray(getattr(weights.attention, name)) for name in ("W_K", "W_Q", "W_V", "P"))
-    tokens = np.array(tokens)
-    num_tokens, token_size = tokens.shape
+    """The stack in NumPy, one token, one head and one key at a time (Eq. 3 of the paper and what goes with it)."""
+    weights = jax.tree.map(np.asarray, weights)
+    kinds = config.attention * (config.num_layers if len(config.attention) == 1 else 1)
+    num_tokens = len(tokens)
     num_keys = num_tokens if config.query_in_keys else num_tokens - 1
-    history, maps = [tokens.copy()], []
-    for layer in range(config.num_layers):
-        stored = 0 if config.tied else layer
+    tokens = [np.array(token) for token in tokens]
+    if weights.embedding is not None:
+        if weights.embedding.W_E is not None:
+            tokens = [weights.embedding.W_E @ token for token in tokens]
+        if weights.embedding.mlp is not None:
+            tokens = [token + mlp_by_hand(weights.embedding.mlp, token) for token in tokens]
+
+    def moved(token, update):
+        update = config.damping * update
+        if config.update == "targets":
+            update[: len(token) - num_targets] = 0.0
+        bound = np.inf if config.token_clip is None else config.token_clip
+        return np.minimum(np.maximum(token + update, -bound), bound)
+
+    history, maps = [np.stack(tokens)], []
+    for layer, kind in enumerate(kinds):
+        own = jax.tree.map(lambda leaf: leaf[0 if config.tied else layer], weights.layers())  # noqa: B023
+        read = tokens
+        if config.layer_norm == "before" or (config.layer_norm == "between" and layer > 0):
+            read = [norm_by_hand(own.attention_norm, token) for token in tokens]
         attention = np.zeros((config.num_heads, num_tokens, num_keys))
-        moved = tokens.copy()
-        for i in range(num_tokens):
-            for h in range(config.num_heads):
-                query = W_Q[stored, h] @ tokens[i]
-                for j in range(num_keys):
-                    attention[h, i, j] = (W_K[stored, h] @ tokens[j]) @ query
-                    update = P[stored, h] @ (W_V[stored, h] @ tokens[j]) * attention[h, i, j]
-                    if config.update == "targets":
-                        update[: token_size - num_targets] = 0.0
-                    moved[i] += config.damping * update
-        if config.token_clip is not None:
-            moved = np.minimum(np.maximum(moved, -config.token_clip), config.token_clip)
-        tokens = moved
-        history.append(tokens.copy())
+        updates = [np.zeros_like(token) for token in tokens]
+        for i, h in np.ndindex(num_tokens, config.num_heads):
+            seen = [j for j in range(num_keys) if j <= i or not config.causal]
+            scores = {j: (own.attention.W_K[h] @ read[j]) @ (own.attention.W_Q[h] @ read[i]) for j in seen}
+            for j, value in attention_by_hand(kind, scores, own.attention).items():
+                attention[h, i, j] = value
+                updates[i] += own.attention.P[h] @ (own.attention.W_V[h] @ read[j]) * value
+        tokens = [moved(token, update) for token, update in zip(tokens, updates, strict=True)]
+        if own.mlp is not None:
+            read = tokens if own.mlp_norm is None else [norm_by_hand(own.mlp_norm, token) for token in tokens]
+            tokens = [moved(token, mlp_by_hand(own.mlp, each)) for token, each in zip(tokens, read, strict=True)]
+        history.append(np.stack(tokens))
         maps.append(attention)
     return np.stack(history), np.stack(maps)
 
 
-@pytest.fixture(params=CONFIGS)
-def case(request, x64):
-    config = CONFIGS[request.param]
+def attention_by_hand(kind, scores, weights):
+    """Attention per key of one token and head, from its scores per key."""
+    if kind == "linear":
+        return scores
+    exponentials = {j: math.exp(score / math.sqrt(len(weights.W_K[0]))) for j, score in scores.items()}
+    softmax = {j: value / sum(exponentials.values()) for j, value in exponentials.items()}
+    if kind == "softmax":
+        return softmax
+    share = 1 / (1 + math.exp(-10 * weights.mixing))
+    return {j: share * softmax[j] + (1 - share) * scores[j] for j in scores}
+
+
+def mlp_by_hand(weights, token):
+    """The output for one token, unit by unit; GELU as its tanh approximation."""
+    output = np.zeros_like(token) if weights.b_2 is None else weights.b_2.copy()
+    for unit, row in enumerate(weights.W_1):
+        x = sum(row * token) + (0.0 if weights.b_1 is None else weights.b_1[unit])
+        output += weights.W_2[:, unit] * (x / 2 * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))))
+    return output
+
+
+def norm_by_hand(weights, token):
+    mean = sum(token) / len(token)
+    variance = sum((entry - mean) ** 2 for entry in token) / len(token)
+    return weights.scale * (token - mean) / math.sqrt(variance + 1e-5) + weights.offset
+
+
+def case_of(config):
     tokens = ConcatenatedTokens().encode(random_problem(1))
     return config, random_weights(config, TOKEN_SIZE, seed=2), tokens
 
 
+@pytest.fixture(params=CONFIGS)
+def case(request, x64):
+    """Linear attention alone."""
+    return case_of(CONFIGS[request.param])
+
+
+@partial(hasty_jit, static_argnums=0)
 def run(config, weights, tokens):
-    return eqx.filter_jit(run_stack)(config, weights, tokens, num_targets=OUTPUT_SIZE)
+    return run_stack(config, weights, tokens, num_targets=OUTPUT_SIZE)
 
 
-def test_stack_against_loops(case):
-    config, weights, tokens = case
+ALL_CONFIGS = CONFIGS | PARTS | EMBEDDED_LAYERS
+
+
+@pytest.mark.parametrize("config", ALL_CONFIGS.values(), ids=ALL_CONFIGS)
+def test_stack_against_loops(x64, config):
+    config, weights, tokens = case_of(config)
     trace = run(config, weights, tokens)
     history, maps = stack_by_hand(config, weights, tokens, OUTPUT_SIZE)
     np.testing.assert_allclose(trace.tokens, history, rtol=1e-11, atol=1e-12)
     np.testing.assert_allclose(trace.attention, maps, rtol=1e-11, atol=1e-12)
     assert np.abs(history[-1] - history[0]).max() > 0.05  # the layers do something
     if config.token_clip is not None:
-        assert np.abs(history[-1]).max() == config.token_clip
+        assert np.abs(history[-1][:, -OUTPUT_SIZE:]).max() == config.token_clip
+        assert np.abs(history[-1]).min() < config.token_clip
+
+
+def test_cases_above_have_every_part():
+    """One value per field at least that is not its default; every place and kind that there is."""
+    defaults = dataclasses.asdict(StackConfig())
+    for field, default in defaults.items():
+        assert any(getattr(config, field) != default for config in ALL_CONFIGS.values()), field
+    assert {config.mlp for config in ALL_CONFIGS.values()} == set(get_args(MLPPlace))
+    assert {config.layer_norm for config in ALL_CONFIGS.values()} == set(get_args(LayerNormPlace))
+    assert {kind for config in ALL_CONFIGS.values() for kind in config.attention} == set(get_args(AttentionKind))
 
 
 def test_transformer_against_loops(x64):

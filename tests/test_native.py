@@ -1,5 +1,6 @@
 """The native kernel against autodiff of the JAX loss in double precision, and its random numbers against JAX's."""
 
+import dataclasses
 import math
 import os
 import warnings
@@ -13,12 +14,12 @@ from helpers import random_weights, relative_difference
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from innerloop.kernels import batch_loss, native, training_kernel
+from innerloop.kernels import batch_loss, native, training_kernel, training_path
 from innerloop.keys import named_key, root_key
-from innerloop.models import StackConfig
-from innerloop.tasks import LinearRegression
+from innerloop.models import StackConfig, initialise
+from innerloop.tasks import LinearRegression, SineWaves
 from innerloop.tokens import ConcatenatedTokens
-from innerloop.training import Recipe, loop
+from innerloop.training import Recipe, loop, published_sine
 
 PROBLEM = native.library_problem()
 pytestmark = pytest.mark.skipif(
@@ -166,13 +167,95 @@ def test_not_finite_is_reported():
     assert not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
+# --- One layer on embedded tokens ------------------------------------------------------------------------------------
+
+SINE = published_sine().model  # embedding to 40, MLP 40-160-40
+
+
+def embedded_weights(config: StackConfig, task, seed: int):
+    """Random biases too; embedded tokens, and what the layer adds to them, are about as large as the tokens."""
+    token_size = task.input_size + task.output_size
+    weights = initialise(config, token_size, root_key(seed), scale=0.4 if config.num_heads == 1 else 0.3)
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), jnp.float32) if leaf.ndim == 1 else leaf, weights
+    )
+
+
+EMBEDDED = st.builds(
+    StackConfig,
+    num_heads=st.integers(1, 3),
+    key_size=st.sampled_from([None, 3]),
+    query_in_keys=st.booleans(),
+    damping=st.sampled_from([1.0, -0.6]),
+    update=st.sampled_from(["all", "targets"]),
+    token_clip=st.sampled_from([None, 0.5]),
+    embedding_size=st.one_of(st.none(), st.integers(3, 40)),
+    mlp=st.sampled_from(["none", "input", "input"]),
+    mlp_widening=st.integers(1, 5),
+    mlp_bias=st.booleans(),
+).filter(lambda config: not config.is_linear)
+
+
+@given(
+    EMBEDDED,
+    st.integers(1, 12),
+    st.integers(1, 3),
+    st.integers(1, 20),
+    st.integers(1, 70),
+    st.booleans(),
+    st.sampled_from(["best", "portable"]),
+)
+@settings(max_examples=6, phases=[Phase.generate])
+def test_embedded_layer(config, input_size, output_size, context_length, batch_size, has_initial_weights, name):
+    task = LinearRegression(input_size=input_size, output_size=output_size, context_length=context_length)
+    tokens = initial_weights(task) if has_initial_weights else ConcatenatedTokens()
+    weights = embedded_weights(config, task, seed=1)
+    assert_correct(config, tokens, task, batch_size, weights, instruction_set=name)
+
+
+@pytest.mark.parametrize("instruction_set", ["avx512", "avx2", "portable"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        SINE,  # the sizes known when compiling
+        StackConfig(embedding_size=64, mlp="input"),  # 256 hidden units
+        StackConfig(embedding_size=17, mlp="input", mlp_widening=19, num_heads=2, query_in_keys=True),
+    ],
+)
+def test_embedded_layer_on_sine_waves(config, instruction_set):
+    require(instruction_set)
+    task = SineWaves(variant="reference")
+    weights = embedded_weights(config, task, seed=2)
+    assert_correct(config, ConcatenatedTokens(), task, 77, weights, instruction_set=instruction_set)
+
+
+@pytest.mark.parametrize("change", [{"damping": 1.001}, {"token_clip": 0.3}, {"query_in_keys": True}])
+def test_comparison_of_embedded_layers_sees_a_small_change(change):
+    """The control of the two tests above."""
+    task, weights = SineWaves(), embedded_weights(SINE, SineWaves(), seed=1)
+    _, gradient = run(dataclasses.replace(SINE, **change), ConcatenatedTokens(), task, 37, weights)
+    _, expected = reference(SINE, ConcatenatedTokens(), task, 37, weights)
+    gradient = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), gradient)
+    assert relative_difference(gradient, expected) > 10 * TOLERANCE
+
+
+def test_targets_that_hold_residuals():
+    """The tokens are the tokeniser's own."""
+    task, config = LinearRegression(input_size=3), StackConfig(embedding_size=7, mlp="input")
+    tokens = ConcatenatedTokens(initial_weights(task).initial_weights, targets_hold_residuals=True)
+    assert_correct(config, tokens, task, 37, embedded_weights(config, task, seed=1))
+
+
 # --- Bits ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("config", [StackConfig(), StackConfig(num_layers=3, tied=False), StackConfig(token_clip=0.5)])
+@pytest.mark.parametrize(
+    "config", [StackConfig(), StackConfig(num_layers=3, tied=False), StackConfig(token_clip=0.5), SINE]
+)
 def test_any_number_of_threads_gives_the_same_bits(config):
     task = LinearRegression(input_size=3, context_length=5)
-    weights = moderate_weights(config, task, seed=1)
+    weights = (moderate_weights if config.is_linear else embedded_weights)(config, task, seed=1)
     one, *others = [
         run(config, ConcatenatedTokens(), task, 501, weights, num_threads=count) for count in (1, 2, 3, 2, 2, 0)
     ]
@@ -288,6 +371,33 @@ def test_other_generators_are_refused():
 
 def chosen_path():
     return training_kernel(StackConfig(), ConcatenatedTokens(), LinearRegression(), 8).path
+
+
+def test_architectures():
+    """One layer on embedded tokens is native; blocks with MLPs, LayerNorm, masks, softmax and more layers are not."""
+    task, tokens = SineWaves(), ConcatenatedTokens()
+    assert training_kernel(SINE, tokens, task, 8).path == training_path(SINE, tokens) == "native"
+    for change in (
+        {"num_layers": 2},
+        {"mlp": "block"},
+        {"layer_norm": "before"},
+        {"causal": True},
+        {"attention": ("softmax",)},
+    ):
+        config = dataclasses.replace(SINE, **change)
+        assert training_kernel(config, tokens, task, 8).path == training_path(config, tokens) == "jax"
+
+
+def test_training_on_embedded_tokens_follows_jax():
+    """A few steps of the published recipe on both paths."""
+    recipe = dataclasses.replace(
+        published_sine(num_steps=20, seeds=(0, 1)), batch_size=64, evaluation_interval=10, evaluation_tasks=64
+    )
+    losses = []
+    for mode in ("required", "off"):
+        with native.using(mode):
+            losses.append([measured.evaluation_loss for _, measured in loop.train(recipe)])
+    np.testing.assert_allclose(*map(np.asarray, losses), rtol=1e-4)
 
 
 @pytest.mark.parametrize(("mode", "path"), [("off", "jax"), ("auto", "native"), ("required", "native")])

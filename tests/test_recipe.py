@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from innerloop.models import StackConfig
-from innerloop.tasks import INPUT_DISTRIBUTIONS, Gaussian, LinearRegression
+from innerloop.tasks import INPUT_DISTRIBUTIONS, TASKS, Gaussian, LinearRegression, RandomNetwork, SineWaves
 from innerloop.tokens import Positions
 from innerloop.training import (
     OptimizerConfig,
@@ -21,6 +21,8 @@ from innerloop.training import (
     expected,
     published,
     published_alternating,
+    published_sine,
+    published_sine_control,
     published_tuning,
     recipe_from_json,
     recipe_to_json,
@@ -136,6 +138,48 @@ def test_every_input_distribution_survives(kind):
     assert recipe_from_json(recipe_to_json(recipe)).task.inputs == inputs
 
 
+@st.composite
+def other_recipes(draw):
+    """Other task families, and stacks with other parts."""
+    task = draw(
+        st.builds(
+            SineWaves,
+            context_length=sizes,
+            variant=st.sampled_from(["independent", "reference"]),
+            largest_amplitude=st.floats(min_value=0.1, allow_infinity=False),
+            input_range=above_zero,
+        )
+        | st.builds(RandomNetwork, input_size=st.just(3), hidden_size=sizes, inputs=input_distributions(3))
+    )
+    num_layers = draw(sizes)
+    num_kinds = draw(st.sampled_from([1, num_layers]))
+    kinds = st.sampled_from(["linear", "softmax", "mixed"])
+    model = StackConfig(
+        num_layers=num_layers,
+        attention=tuple(draw(st.lists(kinds, min_size=num_kinds, max_size=num_kinds))),
+        causal=draw(st.booleans()),
+        embedding_size=draw(st.none() | st.integers(2, 7)),
+        mlp=draw(st.sampled_from(["none", "input", "block"])),
+        mlp_widening=draw(sizes),
+        mlp_bias=draw(st.booleans()),
+        layer_norm=draw(st.sampled_from(["none", "before", "between"])),
+    )
+    if draw(st.booleans()):
+        model = StackConfig(embedding_size=draw(st.integers(2, 7)), mlp=draw(st.sampled_from(["none", "input"])))
+        return Recipe(task=task, model=model, gd_on_features=draw(finite))
+    return Recipe(task=task, model=model)
+
+
+@settings(max_examples=40)
+@given(other_recipes())
+def test_other_families_and_parts_survive(recipe):
+    text = recipe_to_json(recipe)
+    again = recipe_from_json(text)
+    assert again == recipe
+    assert type(again.task) is TASKS[json.loads(text)["task"]["kind"]] is type(recipe.task)
+    assert recipe_to_json(again) == text
+
+
 @given(recipes(), recipes())
 def test_same_text_means_same_recipe(one, other):
     assert (recipe_to_json(one) == recipe_to_json(other)) == (one == other)
@@ -144,7 +188,7 @@ def test_same_text_means_same_recipe(one, other):
 WITH_NUMBERS = """
 import numpy as np
 from innerloop.models import StackConfig
-from innerloop.tasks import Gaussian, LinearRegression
+from innerloop.tasks import Gaussian, LinearRegression, RandomNetwork, SineWaves, Task
 from innerloop.training import OptimizerConfig, Recipe, recipe_from_json, recipe_to_json
 
 def recipe(as_float, as_int, as_bool):
@@ -279,6 +323,18 @@ MISFITS = {
         (True, "int.*recipe.model.key_size"),
         (3.0, "int.*recipe.model.key_size"),
     ],
+    ("model", "attention"): [
+        ([], "model.attention must have one kind"),
+        (["linear", "softmax"], "model.attention must have one kind, or one per layer.*num_layers=1.*got 2"),
+        (["hard"], r"hard.*recipe.model.attention\[0\]"),
+        ("linear", "recipe.model.attention"),
+    ],
+    ("model", "causal"): (0, "bool.*recipe.model.causal"),
+    ("model", "embedding_size"): [(0, "model.embedding_size must be"), (4.0, "int.*recipe.model.embedding_size")],
+    ("model", "mlp"): [("output", "output.*recipe.model.mlp"), (None, "recipe.model.mlp")],
+    ("model", "mlp_widening"): (0, "model.mlp_widening must be"),
+    ("model", "layer_norm"): ("after", "after.*recipe.model.layer_norm"),
+    ("gd_on_features",): [(math.inf, "gd_on_features must be a finite number"), ("1", "float.*recipe.gd_on_features")],
     ("model", "damping"): (math.nan, "model.damping must be"),
     ("model", "update"): ("inputs", "inputs.*recipe.model.update"),
     ("model", "token_clip"): [(0.0, "model.token_clip must be"), ("10", "float.*recipe.model.token_clip")],
@@ -420,3 +476,95 @@ def test_expected():
     assert (recipe.loss, recipe.optimizer.method, recipe.dtype) == ("expected", "lbfgs", "float64")
     assert recipe.init_scale == published().init_scale
     assert expected().task == published().task
+
+
+FEATURES = StackConfig(embedding_size=7, mlp="input")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": {"num_heads": 2}}, "gd_on_features needs one head of the token's width.*num_heads=2, key_size=None"),
+        ({"model": {"key_size": 3}}, "gd_on_features needs one head of the token's width.*num_heads=1, key_size=3"),
+        ({"model": {"num_layers": 2}}, "gd_on_features needs one layer of linear attention"),
+        ({"model": {"attention": ("softmax",)}}, "gd_on_features needs one layer of linear attention"),
+        ({"model": {"causal": True}}, "gd_on_features needs one layer of linear attention"),
+        ({"model": {"layer_norm": "before"}}, "gd_on_features needs one layer of linear attention"),
+        ({"model": {"mlp": "block"}}, "gd_on_features needs one layer of linear attention"),
+        ({"model": {"mlp": "none", "embedding_size": None}}, "gd_on_features needs model.embedding_size or model.mlp"),
+        ({"model": {"embedding_size": 1}}, "model.embedding_size must be above task.output_size.*got 1"),
+        ({"gd_on_features": math.nan}, "gd_on_features must be a finite number, got nan"),
+    ],
+)
+def test_what_descent_on_features_needs(changes, message):
+    Recipe(gd_on_features=0.1, model=FEATURES)
+    model = dataclasses.replace(FEATURES, **changes.get("model", {}))
+    with pytest.raises(ValueError, match=message) as error:
+        Recipe(gd_on_features=changes.get("gd_on_features", 0.1), model=model)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"attention": ("softmax",)},
+        {"causal": True},
+        {"embedding_size": 7},
+        {"mlp": "input"},
+        {"mlp": "block"},
+        {"layer_norm": "before"},
+    ],
+    ids=lambda part: next(iter(part)),
+)
+def test_what_needs_linear_attention_alone(part):
+    for options, message in (
+        ({"gd_plus_plus_from": (1.0, 0.1)}, "gd_plus_plus_from needs linear attention alone"),
+        ({"loss": "expected"}, "model must be linear attention alone for the expected loss"),
+    ):
+        with pytest.raises(ValueError, match=message) as error:
+            Recipe(model=StackConfig(**part), **options)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("task", [SineWaves(), RandomNetwork()])
+def test_what_is_about_linear_regression_alone(task):
+    with pytest.raises(ValueError, match=f"task must be linear regression for the expected.*{type(task).__name__}"):
+        Recipe(task=task, loss="expected")
+    with pytest.raises(TypeError, match=f"task must be LinearRegression here, got {type(task).__name__}"):
+        Recipe(task=task).linear_task()
+    assert Recipe().linear_task() == LinearRegression()
+
+
+def test_an_embedding_must_hold_the_targets():
+    """Predictions are read off its last entries."""
+    task = LinearRegression(output_size=3)
+    Recipe(task=task, model=StackConfig(embedding_size=3))
+    with pytest.raises(ValueError, match=r"model.embedding_size must be at least task.output_size = 3, got 2"):
+        Recipe(task=task, model=StackConfig(embedding_size=2))
+
+
+def test_gradient_descent_on_features_or_gd_plus_plus():
+    with pytest.raises(ValueError, match="gd_plus_plus_from needs linear attention alone"):
+        Recipe(gd_on_features=0.1, gd_plus_plus_from=(1.0, 0.1), model=FEATURES)
+
+
+def test_published_sine():
+    """The paper's checklist, 5.7: sizes, rates and clip; the family of the code, with one number per function."""
+    recipe, control = published_sine(), published_sine_control()
+    assert recipe.task == control.task == SineWaves(variant="reference")
+    assert (recipe.task.context_length, recipe.task.input_range, recipe.task.largest_amplitude) == (10, 10.0, 0.5)
+    for each in (recipe, control):
+        model = each.model
+        assert (model.embedding_size, model.mlp, model.embedding_size * model.mlp_widening) == (40, "input", 160)
+        assert (model.num_layers, model.num_heads, model.key_size, model.mlp_bias) == (1, 1, None, True)
+        assert (model.attention, model.layer_norm, model.causal) == (("linear",), "none", False)
+        assert (model.query_in_keys, model.damping, model.update, model.token_clip) == (False, 1.0, "all", None)
+        assert (each.batch_size, each.num_steps, each.init_scale) == (2048, 20_000, 0.002)
+        assert (each.optimizer.gradient_clip, each.optimizer.b1, each.optimizer.weight_decay) == (100.0, 0.9, 0.0)
+    assert (recipe.optimizer.learning_rate, recipe.optimizer.b2, recipe.gd_on_features) == (1e-3, 0.98, None)
+    assert (control.optimizer.learning_rate, control.optimizer.b2, control.gd_on_features) == (3e-4, 0.999, 0.1)
+    assert control.gd_on_features / control.task.context_length == pytest.approx(0.01)  # c
+    task = SineWaves(context_length=7)
+    for make in (published_sine, published_sine_control):
+        other = make(task=task, num_steps=11, seeds=(13,))
+        assert (other.task, other.num_steps, other.seeds) == (task, 11, (13,))

@@ -65,12 +65,6 @@ def trained():
     return list(train(RECIPE))
 
 
-@pytest.fixture
-def hasty_compiler(monkeypatch):
-    """Compiles faster and runs slower, for programs that run a few steps."""
-    monkeypatch.setattr(loop, "compiler_options", lambda: {"xla_backend_optimization_level": 0})
-
-
 def assert_same_bits(actual, expected):
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):

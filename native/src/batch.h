@@ -1,8 +1,7 @@
-// A whole batch on several threads.
+// A whole batch of a stack of linear attention, on several threads.
 #pragma once
 
-#include <functional>
-
+#include "chunks.h"
 #include "problem.h"
 
 namespace innerloop {
@@ -14,9 +13,6 @@ struct Products {
 struct Results {
   float *loss, *W_KQ_gradient, *W_PV_gradient;  // means over tasks
 };
-
-// Starts a piece of work on some other thread.
-using Schedule = std::function<void(std::function<void()>)>;
 
 // Fills in `problem.A` and `problem.C`, and computes. The same bits come out for any number of threads.
 void run_batch(const BlockKernel& kernel, Problem problem, const Products& products, float damping,

@@ -1,4 +1,5 @@
 // Loss and gradient of a range of blocks. This file is compiled once per instruction set.
+#include "embedded_layer.h"
 #include "gram_form.h"
 #include "token_form.h"
 
@@ -50,6 +51,40 @@ void run_blocks(const Problem& problem, int first, int last, void* scratch, floa
   find_form(problem).run(problem, first, last, scratch, sums);
 }
 
+template <class Layer>
+size_t embedded_bytes(const EmbeddedProblem& problem) {
+  Arena arena(nullptr);
+  Layer layer(problem, nullptr, arena);
+  return arena.used_bytes();
+}
+
+template <class Layer>
+void run_layer(const EmbeddedProblem& problem, int first, int last, void* scratch, float* sums) {
+  Arena arena(scratch);
+  Layer(problem, sums, arena).run(first, last);
+}
+
+// The sizes of the paper's sine waves, tokens (x, y) and one head, are known when compiling.
+bool has_known_sizes(const EmbeddedProblem& problem) {
+#if defined(INNERLOOP_KNOWN_SIZE)
+  return problem.token_size == 2 && problem.num_heads == 1 && problem.output_size == 1;
+#else
+  return problem.token_size < 0;
+#endif
+}
+
+size_t embedded_scratch_bytes(const EmbeddedProblem& problem) {
+  return has_known_sizes(problem) ? embedded_bytes<EmbeddedLayer<2, 2>>(problem)
+                                  : embedded_bytes<EmbeddedLayer<0, 0>>(problem);
+}
+
+void run_embedded(const EmbeddedProblem& problem, int first, int last, void* scratch, float* sums) {
+  if (has_known_sizes(problem))
+    run_layer<EmbeddedLayer<2, 2>>(problem, first, last, scratch, sums);
+  else
+    run_layer<EmbeddedLayer<0, 0>>(problem, first, last, scratch, sums);
+}
+
 // Writes use(words) for a whole stream, laid out as the Python code's arrays are.
 template <class T, class Use>
 void write_stream(const Stream& stream, T* out, Use use) {
@@ -77,6 +112,13 @@ void draw(const Problem& problem, float* inputs, float* weights, float* noise) {
 }  // namespace
 
 extern const BlockKernel kernel;
-const BlockKernel kernel = {INNERLOOP_STRING(INNERLOOP_TARGET), LANES, scratch_bytes, run_blocks, words, draw};
+const BlockKernel kernel = {INNERLOOP_STRING(INNERLOOP_TARGET),
+                            LANES,
+                            scratch_bytes,
+                            run_blocks,
+                            embedded_scratch_bytes,
+                            run_embedded,
+                            words,
+                            draw};
 
 }  // namespace innerloop::INNERLOOP_TARGET

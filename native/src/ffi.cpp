@@ -1,5 +1,5 @@
-// The doors to XLA: one handler for batches made here, one for batches that come as arrays, two for tests, one that tells
-// how many threads there are. And, for a plain call: which instruction set is used.
+// The doors to XLA: one handler for batches made here, one for batches that come as arrays, one for embedded layers, two
+// for tests, one that tells how many threads there are. And, for a plain call: which instruction set is used.
 #include "xla/ffi/api/ffi.h"
 
 #include <string>
@@ -7,6 +7,7 @@
 
 #include "batch.h"
 #include "dispatch.h"
+#include "embedded.h"
 
 namespace innerloop {
 
@@ -14,6 +15,12 @@ namespace innerloop {
 struct Options {
   int32_t num_layers, query_in_keys, writes_targets_only, num_threads;
   float damping, token_clip;
+  std::string_view instruction_set;
+};
+
+struct EmbeddedOptions {
+  int32_t query_in_keys, num_threads;
+  float token_clip;
   std::string_view instruction_set;
 };
 
@@ -29,6 +36,10 @@ XLA_FFI_REGISTER_STRUCT_ATTR_DECODING(innerloop::Options, xla::ffi::StructMember
                                       xla::ffi::StructMember<int32_t>("writes_targets_only"),
                                       xla::ffi::StructMember<int32_t>("num_threads"),
                                       xla::ffi::StructMember<float>("damping"),
+                                      xla::ffi::StructMember<float>("token_clip"),
+                                      xla::ffi::StructMember<std::string_view>("instruction_set"));
+XLA_FFI_REGISTER_STRUCT_ATTR_DECODING(innerloop::EmbeddedOptions, xla::ffi::StructMember<int32_t>("query_in_keys"),
+                                      xla::ffi::StructMember<int32_t>("num_threads"),
                                       xla::ffi::StructMember<float>("token_clip"),
                                       xla::ffi::StructMember<std::string_view>("instruction_set"));
 XLA_FFI_REGISTER_STRUCT_ATTR_DECODING(innerloop::Names, xla::ffi::StructMember<uint32_t>("inputs"),
@@ -72,14 +83,19 @@ void set_keys(Data& data, const Words& stream, const Step& step, const Names& na
   data.noise_key = fold_in(key, names.noise);
 }
 
+ffi::Error unknown_instruction_set(std::string_view name) {
+  return ffi::Error::InvalidArgument("no native code for instruction set '" + std::string(name) + "' on this machine");
+}
+
+int threads_of(const ffi::ThreadPool& pool, int32_t num_threads) {
+  return num_threads > 0 ? num_threads : static_cast<int>(pool.num_threads());
+}
+
 ffi::Error run(ffi::ThreadPool& pool, const Options& options, const Floats& W_KQ, const Floats& W_PV,
                const Floats& initial_weights, int num_tokens, int batch_size, const Data& data, FloatResult& loss,
                FloatResult& W_KQ_gradient, FloatResult& W_PV_gradient) {
   const BlockKernel* kernel = find_kernel(options.instruction_set);
-  if (!kernel) {
-    return ffi::Error::InvalidArgument("no native code for instruction set '" + std::string(options.instruction_set) +
-                                       "' on this machine");
-  }
+  if (!kernel) return unknown_instruction_set(options.instruction_set);
   const auto shape = W_KQ.dimensions();  // distinct layers, heads, token size, token size
   Problem problem{};
   problem.num_layers = options.num_layers;
@@ -97,9 +113,8 @@ ffi::Error run(ffi::ThreadPool& pool, const Options& options, const Floats& W_KQ
   if (problem.input_size + problem.output_size != problem.token_size ||
       (problem.num_distinct_layers != 1 && problem.num_distinct_layers != problem.num_layers))
     return ffi::Error::InvalidArgument("the shapes of the weights do not fit each other or the number of layers");
-  const int num_threads = options.num_threads > 0 ? options.num_threads : static_cast<int>(pool.num_threads());
   run_batch(*kernel, problem, {W_KQ.typed_data(), W_PV.typed_data()}, options.damping, options.writes_targets_only,
-            num_threads, [&](std::function<void()> task) { pool.Schedule(std::move(task)); },
+            threads_of(pool, options.num_threads), [&](std::function<void()> task) { pool.Schedule(std::move(task)); },
             {loss->typed_data(), W_KQ_gradient->typed_data(), W_PV_gradient->typed_data()});
   return ffi::Error::Success();
 }
@@ -126,9 +141,38 @@ ffi::Error given_batch(ffi::ThreadPool pool, Options options, Floats W_KQ, Float
              static_cast<int>(inputs.dimensions()[2]), data, loss, W_KQ_gradient, W_PV_gradient);
 }
 
+ffi::Error embedded_batch(ffi::ThreadPool pool, EmbeddedOptions options, Floats into_hidden, Floats embedding,
+                          Floats queries, Floats values, Floats tokens, Floats answers, FloatResult loss,
+                          FloatResult into_hidden_gradient, FloatResult embedding_gradient,
+                          FloatResult queries_gradient, FloatResult values_gradient) {
+  const BlockKernel* kernel = find_kernel(options.instruction_set);
+  if (!kernel) return unknown_instruction_set(options.instruction_set);
+  EmbeddedProblem problem{};
+  problem.token_size = static_cast<int>(tokens.dimensions()[0]);
+  problem.num_tokens = static_cast<int>(tokens.dimensions()[1]);
+  problem.num_keys = options.query_in_keys ? problem.num_tokens : problem.num_tokens - 1;
+  problem.batch_size = static_cast<int>(tokens.dimensions()[2]);
+  problem.hidden_size = static_cast<int>(into_hidden.dimensions()[1]);
+  problem.width = static_cast<int>(embedding.dimensions()[0]);
+  problem.num_heads = static_cast<int>(values.dimensions()[0]);
+  problem.output_size = static_cast<int>(values.dimensions()[1]);
+  problem.token_clip = options.token_clip;
+  problem.tokens = tokens.typed_data();
+  problem.answers = answers.typed_data();
+  if (embedding.dimensions()[1] != problem.hidden_size + problem.token_size + 1 || problem.width < problem.output_size)
+    return ffi::Error::InvalidArgument("the shapes of the weights do not fit each other");
+  run_embedded_batch(
+      *kernel, problem,
+      {into_hidden.typed_data(), embedding.typed_data(), queries.typed_data(), values.typed_data()},
+      threads_of(pool, options.num_threads), [&](std::function<void()> task) { pool.Schedule(std::move(task)); },
+      {loss->typed_data(), into_hidden_gradient->typed_data(), embedding_gradient->typed_data(),
+       queries_gradient->typed_data(), values_gradient->typed_data()});
+  return ffi::Error::Success();
+}
+
 ffi::Error words(std::string_view instruction_set, Words key, WordResult out) {
   const BlockKernel* kernel = find_kernel(instruction_set);
-  if (!kernel) return ffi::Error::InvalidArgument("no native code for this instruction set on this machine");
+  if (!kernel) return unknown_instruction_set(instruction_set);
   kernel->words(read_key(key), static_cast<uint32_t>(out->element_count()), out->typed_data());
   return ffi::Error::Success();
 }
@@ -136,7 +180,7 @@ ffi::Error words(std::string_view instruction_set, Words key, WordResult out) {
 ffi::Error draw(std::string_view instruction_set, Names names, Words stream, Step step, FloatResult inputs,
                 FloatResult weights, FloatResult noise) {
   const BlockKernel* kernel = find_kernel(instruction_set);
-  if (!kernel) return ffi::Error::InvalidArgument("no native code for this instruction set on this machine");
+  if (!kernel) return unknown_instruction_set(instruction_set);
   const auto shape = inputs->dimensions();  // input size, tokens, batch
   Problem problem{};
   problem.input_size = static_cast<int>(shape[0]);
@@ -181,6 +225,16 @@ auto given_batch_binding() {
       with_weights(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Attr<Options>("options")).Arg<Floats>().Arg<Floats>());
 }
 
+auto embedded_batch_binding() {
+  return with_gradients(
+             with_weights(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Attr<EmbeddedOptions>("options"))
+                 .Arg<Floats>()
+                 .Arg<Floats>()
+                 .Arg<Floats>())
+      .Ret<Floats>()
+      .Ret<Floats>();
+}
+
 auto words_binding() { return ffi::Ffi::Bind().Attr<std::string_view>("instruction_set").Arg<Words>().Ret<Words>(); }
 
 auto draw_binding() {
@@ -202,6 +256,7 @@ auto threads_binding() { return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Ret<ffi:
 #pragma GCC visibility push(default)
 XLA_FFI_DEFINE_HANDLER_SYMBOL(innerloop_sampled_batch, sampled_batch, sampled_batch_binding());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(innerloop_given_batch, given_batch, given_batch_binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(innerloop_embedded_batch, embedded_batch, embedded_batch_binding());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(innerloop_words, words, words_binding());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(innerloop_draw, draw, draw_binding());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(innerloop_threads, threads, threads_binding());

@@ -47,6 +47,41 @@ struct Problem {
 // Sums over tasks: [0] is the loss; then the gradients with respect to A and to C, laid out as these are.
 size_t num_sums(const Problem& problem);
 
+// Rows of weights and of their gradients in an embedded layer are padded with zeros to a multiple of this, so that all
+// instruction sets read them as vectors.
+constexpr int ROW_ALIGNMENT = 16;
+
+// One layer of linear attention on embedded tokens. A token t (a row) has the features
+//
+//     f = [gelu([t, 1] W), t, 1],
+//
+// of which its embedding and all else are linear: e = f R, and the query's entries move by
+//
+//     e_q[target o] + sum over heads h and keys j of (f_j . (e_q Q_h)) (f_j . V_ho).
+//
+// Where features are the last axis, there are first `hidden_stride` of them for the hidden units and then `token_stride`
+// for the token and the constant, each padded with zeros; `feature_stride` is the sum.
+struct EmbeddedProblem {
+  int token_size, hidden_size, width, num_heads, output_size;
+  int hidden_stride, token_stride, feature_stride, width_stride;
+  int num_tokens, num_keys, batch_size;
+  float token_clip;                    // infinite for none
+  const float* tokens;                 // [token_size, num_tokens, batch_size], the query last
+  const float* answers;                // [output_size, batch_size], the query's targets
+  const float* into_hidden;            // W [token_size + 1, hidden_stride]
+  const float* embedding;              // R^T [width, feature_stride]
+  const float* embedding_transposed;   // R [feature_stride, width_stride]
+  const float* queries;                // Q [width, num_heads, feature_stride]
+  const float* queries_transposed;     // [num_heads, feature_stride, width_stride]
+  const float* values;                 // V [num_heads, output_size, feature_stride]
+};
+
+// Where the sums over tasks lie: the loss, and the gradients with respect to W, R, Q and V, laid out as these are.
+struct EmbeddedSums {
+  size_t loss, into_hidden, embedding, queries, values, count;
+};
+EmbeddedSums embedded_sums(const EmbeddedProblem& problem);
+
 // The same source compiled for one instruction set. Tasks are worked on in blocks of `lanes`, one per vector lane.
 struct BlockKernel {
   const char* name;
@@ -54,6 +89,9 @@ struct BlockKernel {
   size_t (*scratch_bytes)(const Problem&);
   // Writes num_sums(problem) sums over the tasks of blocks first..last-1. `scratch` is aligned to 64 bytes.
   void (*run_blocks)(const Problem&, int first, int last, void* scratch, float* sums);
+  // The same for an embedded layer, with sums over the tasks first..last-1; `sums` is aligned to 64 bytes too.
+  size_t (*embedded_scratch_bytes)(const EmbeddedProblem&);
+  void (*run_embedded)(const EmbeddedProblem&, int first, int last, void* scratch, float* sums);
   // For tests: the words of a stream, and the unscaled random numbers of a sampled batch.
   void (*words)(Key key, uint32_t count, uint32_t* words);
   void (*draw)(const Problem&, float* inputs, float* weights, float* noise);

@@ -92,6 +92,17 @@ INNERLOOP_INLINE Vector square_root(Vector a) {
 
 // In a fixed order: halves are added until one lane is left.
 INNERLOOP_INLINE float sum_of_lanes(Vector a) {
+#if defined(__AVX512F__) && INNERLOOP_LANES == 16 || defined(__AVX2__) && INNERLOOP_LANES == 8
+#if INNERLOOP_LANES == 16  // by masked extractions, because the plain ones make GCC 12 warn in its own header
+  const __m256 eight = _mm256_add_ps(_mm512_maskz_extractf32x8_ps(0xff, (__m512)a, 0),
+                                     _mm512_maskz_extractf32x8_ps(0xff, (__m512)a, 1));
+#else
+  const __m256 eight = (__m256)a;
+#endif
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+#else
   float lanes[LANES];
   std::memcpy(lanes, &a, sizeof a);
   INNERLOOP_UNROLL
@@ -100,6 +111,7 @@ INNERLOOP_INLINE float sum_of_lanes(Vector a) {
     for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
   }
   return lanes[0];
+#endif
 }
 
 }  // namespace innerloop::INNERLOOP_TARGET

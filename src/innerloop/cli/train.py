@@ -61,7 +61,10 @@ def _take_family(default: Recipe, arguments: list[str]) -> tuple[Recipe, list[st
             if family not in TASKS:
                 raise InputError(f"--task.kind must be one of {', '.join(TASKS)}, got {family!r}")
             if type(default.task) is not TASKS[family]:
-                default = dataclasses.replace(default, task=TASKS[family]())  # pyright: ignore[reportCallIssue]
+                try:
+                    default = dataclasses.replace(default, task=TASKS[family]())  # pyright: ignore[reportCallIssue]
+                except ValueError as error:  # what a recipe file says of other fields
+                    raise InputError(f"--task.kind {family} does not go with the recipe file: {error}") from None
             return default, arguments[:position] + arguments[position + (1 if inline else 2) :]
     return default, arguments
 

@@ -17,12 +17,10 @@ from jaxtyping import Array, Float
 from innerloop.models import EmbeddingWeights, MLPWeights, StackConfig, StackWeights, embed, hidden_units, products
 
 
-def serves_embedded_layer(config: StackConfig, weights: StackWeights) -> bool:
-    """Whether a stack is one linear layer on tokens that are embedded, and nothing but that."""
+def serves_embedded_layer(config: StackConfig) -> bool:
+    """Whether an architecture is one linear layer on embedded tokens."""
     return (
-        weights.embedding is not None
-        and weights.embedding.codes is None
-        and config.num_layers == 1
+        config.num_layers == 1
         and config.attention == ("linear",)
         and not config.causal
         and config.layer_norm == "none"

@@ -133,13 +133,22 @@ def _layer(
         read = layer_norm(weights.attention_norm, tokens)
     keys = read[:, : config.num_keys(tokens.shape[1])]
     queried = jnp.einsum("bte,hde->bhtd", read[:, -num_moved:], reduced.W_KQ)
-    attention = _attention(config, kind, weights, queried, keys)
-    gathered = jnp.einsum("bhtn,bnd->bhtd", attention, keys)
+    causal = config.causal and num_moved > 1  # the query comes last and sees all
+    if kind == "linear" and not causal and _gram_is_cheaper(queried.shape, keys.shape[1]):
+        gathered = jnp.einsum("bhtd,bde->bhte", queried, keys.mT @ keys)
+    else:
+        gathered = jnp.einsum("bhtn,bnd->bhtd", _attention(config, kind, weights, queried, keys), keys)
     moved = _move(config, tokens[:, -num_moved:], jnp.einsum("bhtd,hed->bte", gathered, reduced.W_PV), num_targets)
     if weights.mlp is not None:
         read = moved if weights.mlp_norm is None else layer_norm(weights.mlp_norm, moved)
         moved = _move(config, moved, mlp(weights.mlp, read), num_targets)
     return moved
+
+
+def _gram_is_cheaper(queried: tuple[int, ...], num_keys: int) -> bool:
+    """Whether linear attention costs less through S, which all heads share, than through their scores."""
+    _, heads, moved, width = queried
+    return num_keys * width**2 + heads * moved * width**2 < 2 * heads * moved * num_keys * width
 
 
 def _attention(config: StackConfig, kind, weights: StackWeights, queried, keys):

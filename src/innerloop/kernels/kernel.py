@@ -108,8 +108,10 @@ def query_target_entries(
         tokens: the tokens of every task, the query last.
         num_targets: number of target entries at the end of a token.
     """
-    if config.is_linear and weights.embedding is None:  # learned positional codes are an embedding too
+    # Learned positional codes are not in the configuration, but no less an embedding.
+    has_codes = weights.embedding is not None and weights.embedding.codes is not None
+    if config.is_linear and not has_codes:
         return linear_stack_entries(config, products(weights), tokens, num_targets)
-    if serves_embedded_layer(config, weights):
+    if serves_embedded_layer(config) and not has_codes:
         return embedded_layer_entries(config, weights, tokens, num_targets)
     return general_stack_entries(config, weights, tokens, num_targets)

@@ -1,8 +1,9 @@
 """The native kernel: loss and gradient of a batch in one call to C++ (its sources are in ``native/``).
 
-It serves stacks of linear attention in single precision on CPUs: every option of `StackConfig` with which a stack
-`is_linear`. Linear regression on uniform inputs is sampled inside the call, from the very words that
-`LinearRegression.draw` would use; any other task hands it batches that JAX made. How it works: ``docs/native.md``.
+It serves, in single precision on CPUs, stacks of linear attention (every option of `StackConfig` with which a stack
+`is_linear`) and one linear layer on embedded tokens (`serves_embedded_layer`). Linear regression on uniform inputs is
+sampled inside the call for the former, from the very words that `LinearRegression.draw` would use; otherwise the call
+is handed batches that JAX made. How it works: ``docs/native.md``.
 
 The environment variable ``INNERLOOP_NATIVE`` says whether to use it: ``auto`` (the default) where it is built,
 ``required`` to fail where it is not, ``off`` to train in JAX.
@@ -25,6 +26,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key, UInt32
 
+from innerloop.kernels.embedded_layer import serves_embedded_layer
+from innerloop.kernels.features import FeatureWeights, feature_weights
 from innerloop.kernels.kernel import Kernel
 from innerloop.models import Products, StackConfig, products
 from innerloop.tasks import LinearRegression, Task, Uniform
@@ -34,6 +37,7 @@ _LIBRARY = "innerloop_native.so"
 _FUNCTIONS = (
     "innerloop_sampled_batch",
     "innerloop_given_batch",
+    "innerloop_embedded_batch",
     "innerloop_words",
     "innerloop_draw",
     "innerloop_threads",
@@ -79,6 +83,9 @@ def native_kernel(
     """
     if not is_chosen(config, tokens):
         return None
+    assert isinstance(tokens, ConcatenatedTokens)
+    if not config.is_linear:
+        return _embedded_layer(config, tokens, task, batch_size, instruction_set, num_threads)
 
     options = {
         "num_layers": np.int32(config.num_layers),
@@ -93,7 +100,6 @@ def native_kernel(
         prepare, call = _sampled(task, batch_size, options)
     else:
         prepare, call = _given(task, batch_size, options)
-    assert isinstance(tokens, ConcatenatedTokens)
     initial_weights = tokens.initial_weights
     if initial_weights is None:
         initial_weights = np.zeros((task.output_size, task.input_size), np.float32)
@@ -118,7 +124,7 @@ def is_chosen(config: StackConfig, tokens: Tokens) -> bool:
     is_served = (
         jnp.result_type(float) == jnp.float32
         and jax.default_backend() == "cpu"
-        and config.is_linear
+        and (config.is_linear or serves_embedded_layer(config))
         and isinstance(tokens, ConcatenatedTokens)
     )
     return is_wanted and is_served
@@ -241,6 +247,39 @@ def _given(task: Task, batch_size: int, options: dict[str, Any]) -> _Halves:
         )
 
     return prepare, call
+
+
+def _embedded_layer(
+    config: StackConfig,
+    tokens: ConcatenatedTokens,
+    task: Task,
+    batch_size: int,
+    instruction_set: str,
+    num_threads: int,
+) -> Kernel:
+    """One layer on embedded tokens; batches made by JAX."""
+    options = {
+        "query_in_keys": np.int32(config.query_in_keys),
+        "num_threads": np.int32(num_threads),
+        "token_clip": np.float32(math.inf if config.token_clip is None else config.token_clip),
+        "instruction_set": instruction_set,
+    }
+
+    def prepare(stream, step):
+        return task.draw(jax.random.fold_in(stream, step), batch_size)
+
+    def loss_and_gradient(weights, draw):
+        batch = task.assemble(draw)
+        encoded = tokens.encode_batch(batch)
+        reduce = partial(feature_weights, config, token_size=encoded.shape[0], num_targets=task.output_size)
+        reduced, pull_back = jax.vjp(reduce, weights)
+        shapes = [jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for leaf in reduced]
+        call = _ffi_call("innerloop_embedded_batch", [jax.ShapeDtypeStruct((), jnp.float32), *shapes])
+        loss, *gradients = call(*reduced, encoded, batch.targets[:, -1], options=options)
+        (gradient,) = pull_back(FeatureWeights(*gradients))
+        return loss, gradient
+
+    return Kernel("native", prepare, loss_and_gradient)
 
 
 def _results(reduced: Products):

@@ -9,17 +9,25 @@ x and y alternate), tokens of width d, H heads and K layers:
     K >= 2, token clip (token form)     (K - 2)(9 N d^2 + 12 H d^3) + 5 N d^2 + 4 H d^3 + (1 + 2 H)(14 H + 2) d^2
                                         + 16 H N d + 8 H d^2
 
-(where no token reaches the clip) and 2 N n_i n_o for the targets. For any other stack: three times the forward pass of
-`innerloop.kernels.general_stack`, with h hidden units per MLP and f = 20 for a GELU or an exponential,
+(where no token reaches the clip) and 2 N n_i n_o for the targets. For any other stack: three times the forward pass,
+with h hidden units per MLP and f = 20 for a GELU or an exponential. In `innerloop.kernels.general_stack` the last layer
+moves the query alone, so that (K - 1)(N + 1) + 1 tokens are moved:
 
-    per layer                           6 (N + 1) (2 H d^2 + 2 H N d + 2 d h) + 3 f (N + 1) (h + H N)
-    embedding and input MLP             6 (N + 1) (d (n_i + n_o) + 2 d h) + 3 f (N + 1) h
+    per token moved                     6 (2 H d^2 + 2 H N d + 2 d h) + 3 f (h + H N)
+    embedding and input MLP, per token  6 (d (n_i + n_o) + 2 d h) + 3 f h
+
+and in `innerloop.kernels.embedded_layer` context tokens are read through their hidden units (N times) and the query
+through its embedding (once), with t = n_i + n_o:
+
+    per context token                   6 (t h + H (1 + n_o) (t + h)) + 3 f h
+    per query                           6 (d t + 2 d h + H d (d + t + h)) + 3 f h
 
 Random numbers are no arithmetic in this sense; `random_words` counts them.
 """
 
 import jax
 
+from innerloop.kernels.embedded_layer import serves_embedded_layer
 from innerloop.keys import root_key
 from innerloop.models import StackConfig
 from innerloop.tasks import Task
@@ -37,7 +45,7 @@ def operations_per_task(config: StackConfig, task: Task, tokens: Tokens | None =
     """
     context, width = _context_and_width(task, tokens)
     if not config.is_linear:
-        return _general_operations(config, context, width)
+        return _general_operations(config, context, width, task.output_size)
     heads = config.num_heads
     targets = 2 * task.context_length * task.input_size * task.output_size
     last_layer = 8 * heads * context * width + 8 * heads * width**2
@@ -72,13 +80,17 @@ def _context_and_width(task: Task, tokens: Tokens | None) -> tuple[int, int]:
     return num_tokens - 1, width
 
 
-def _general_operations(config: StackConfig, context: int, token_size: int) -> int:
+def _general_operations(config: StackConfig, context: int, token_size: int, output_size: int) -> int:
     heads = config.num_heads
     width = token_size if config.embedding_size is None else config.embedding_size
     hidden = 0 if config.mlp == "none" else config.mlp_widening * width
     in_block, in_input = (hidden if config.mlp == place else 0 for place in ("block", "input"))
-    layer = 6 * (context + 1) * (2 * heads * width**2 + 2 * heads * context * width + 2 * width * in_block)
-    layer += 3 * _SPECIAL_FUNCTION * (context + 1) * (in_block + heads * context)
-    below = 6 * (context + 1) * (width * token_size + 2 * width * in_input)
-    below += 3 * _SPECIAL_FUNCTION * (context + 1) * in_input
-    return config.num_layers * layer + below
+    embedded = 6 * (width * token_size * (config.embedding_size is not None) + 2 * width * in_input)
+    embedded += 3 * _SPECIAL_FUNCTION * in_input
+    if serves_embedded_layer(config):
+        read = 6 * (token_size * in_input + heads * (1 + output_size) * (token_size + in_input))
+        read += 3 * _SPECIAL_FUNCTION * in_input
+        return context * read + embedded + 6 * heads * width * (width + token_size + in_input)
+    moved = 6 * (2 * heads * width**2 + 2 * heads * context * width + 2 * width * in_block)
+    moved += 3 * _SPECIAL_FUNCTION * (in_block + heads * context)
+    return ((config.num_layers - 1) * (context + 1) + 1) * moved + (context + 1) * embedded

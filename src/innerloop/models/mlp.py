@@ -2,7 +2,8 @@
 
     mlp(e) = W_2 gelu(W_1 e + b_1) + b_2
 
-GELU is JAX's default, the tanh approximation, as in the published code.
+GELU is JAX's default, the tanh approximation, as in the published code. The same weights also describe feature maps,
+whose output may be of another width (`innerloop.constructions.feature_embedding`).
 """
 
 import equinox as eqx
@@ -21,12 +22,12 @@ class MLPWeights(eqx.Module):
     """
 
     W_1: Float[Array, "*layers hidden_size token_size"]
-    W_2: Float[Array, "*layers token_size hidden_size"]
+    W_2: Float[Array, "*layers output_width hidden_size"]
     b_1: Float[Array, "*layers hidden_size"] | None = None
-    b_2: Float[Array, "*layers token_size"] | None = None
+    b_2: Float[Array, "*layers output_width"] | None = None
 
 
-def mlp(weights: MLPWeights, tokens: Float[Array, "*tokens token_size"]) -> Float[Array, "*tokens token_size"]:
+def mlp(weights: MLPWeights, tokens: Float[Array, "*tokens token_size"]) -> Float[Array, "*tokens output_width"]:
     """The MLP's output for every token, without the residual connection."""
     output = hidden_units(weights, tokens @ weights.W_1.T) @ weights.W_2.T
     return output if weights.b_2 is None else output + weights.b_2

@@ -108,6 +108,12 @@ class Recipe:
     def __post_init__(self):
         finite_number("init_scale", self.init_scale, above=0.0)
         self._check_tokens()
+        width = self.model.embedding_size
+        if width is not None and width < self.task.output_size:
+            raise ValueError(
+                f"model.embedding_size must be at least task.output_size = {self.task.output_size}, got {width}; "
+                "predictions are read off that many entries of an embedded token"
+            )
         if self.gd_plus_plus_from is not None:
             for value in self.gd_plus_plus_from:
                 finite_number("gd_plus_plus_from", value)
@@ -189,6 +195,11 @@ class Recipe:
             )
         if model.embedding_size is None and model.mlp == "none":
             raise ValueError("gd_on_features needs model.embedding_size or model.mlp='input' to train; set one")
+        if model.embedding_size is not None and model.embedding_size == self.task.output_size:
+            raise ValueError(
+                f"model.embedding_size must be above task.output_size for gd_on_features, got {model.embedding_size}; "
+                "the other entries of an embedded token are the features"
+            )
         if self.gd_plus_plus_from is not None:
             raise ValueError("gd_on_features and gd_plus_plus_from exclude each other; set one of them to None")
 

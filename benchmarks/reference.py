@@ -1,8 +1,8 @@
 """Runs the training loop of the published code, from a checkout that the user names.
 
 Nothing of that code is here: the checkout is imported as it is, configured for a recipe, and driven by the same calls
-that its notebooks for concatenated tokens (`constructed_token_setup.ipynb`) and sine waves
-(`non_linear_regression.ipynb`) make in each step.
+that its notebooks for concatenated tokens (`constructed_token_setup.ipynb`), sine waves
+(`non_linear_regression.ipynb`) and alternating tokens (`normal_token_construct.ipynb`) make in each step.
 """
 
 import importlib
@@ -85,9 +85,9 @@ def check_files(path: Path) -> None:
 
 
 def reference_settings(recipe: Recipe) -> dict[str, Any]:
-    """The published configuration's entries for a recipe of linear attention on concatenated tokens or sine waves."""
+    """The published configuration's entries for a recipe on pairs, sine waves or alternating tokens."""
     task, model, optimizer = recipe.task, recipe.model, recipe.optimizer
-    width = model.embedding_size or task.input_size + task.output_size
+    alternates, width = recipe.token_layout == "alternating", model.embedding_size or recipe.token_size
     if isinstance(task, SineWaves):
         # Its wave takes amplitude and phase from the code; its input size is that of the embedded tokens.
         data = {
@@ -130,14 +130,18 @@ def reference_settings(recipe: Recipe) -> dict[str, Any]:
         "grad_clip_value": optimizer.gradient_clip,
         "att_only_trans": True,
         "use_softmax": False,
+        "first_layer_sm": model.attention_kind(0) == "softmax",
+        "classic_token_const": alternates,
+        "ana_copy": alternates,
         "use_bias": False,
         "layer_norm": False,
         "include_query": False,
-        "pos_enc": False,
-        "pos_enc_size": 20,
+        "pos_enc": alternates,
+        "pos_enc_size": width - task.input_size if alternates else 20,
+        "concat_pos_enc": alternates,
         "dropout_rate": 0.0,
         "y_update": False,
-        "analyse": True,
+        "analyse": not alternates,
         "local_usage": True,
     }
 

@@ -127,7 +127,7 @@ def measure(sweep: str, value: int, path: str, *, rounds: int, peak_gflops: floa
         loop = OurLoop(recipe, paths()[path])
         step_ms = 1e3 * float(np.median([loop.run() for _ in range(rounds)])) / (steps * sizes["seeds"])
         step_compile = loop.compile_seconds
-    gflops = 1e-9 * recipe.batch_size * operations_per_task(recipe.model, recipe.task) / seconds
+    gflops = 1e-9 * recipe.batch_size * operations_per_task(recipe.model, recipe.task, recipe.tokens()) / seconds
     return Point(
         sweep, value, path, 1e3 * seconds, step_ms, compile_seconds, step_compile,
         1e3 * recipe.batch_size / (1e3 * seconds if step_ms is None else step_ms),

@@ -21,13 +21,24 @@ from rich.console import Console
 from benchmarks.reference import ReferenceLoop, UnsuitableReferenceError, check_files
 from benchmarks.report import Row, paths, save, table
 from innerloop.kernels import native
-from innerloop.training import Recipe, TrainingState, initial_state, numerics, published, published_sine, train
+from innerloop.training import (
+    Recipe,
+    TrainingState,
+    initial_state,
+    numerics,
+    published,
+    published_alternating,
+    published_sine,
+    recipe_path,
+    train,
+)
 
 RECIPES: dict[str, Callable[..., Recipe]] = {
     "1 layer": partial(published, num_layers=1, tied=True),
     "2 tied layers": partial(published, num_layers=2, tied=True),
     "5 untied layers": partial(published, num_layers=5, tied=False),
     "sine waves": published_sine,
+    "alternating tokens": published_alternating,
 }
 
 Side = tuple[str, int]
@@ -115,7 +126,12 @@ def time_recipe(name: str, settings: Settings) -> list[Row]:
     if settings.reference is not None:
         reference = ReferenceLoop(settings.reference, timing_recipe(name, steps=steps, seeds=1))
     recipes = {seeds: timing_recipe(name, steps=steps, seeds=seeds) for seeds in sorted({1, settings.seeds})}
-    ours = {(side, seeds): OurLoop(recipe, mode) for side, mode in paths().items() for seeds, recipe in recipes.items()}
+    ours = {
+        (side, seeds): OurLoop(recipe, mode)
+        for side, mode in paths().items()
+        for seeds, recipe in recipes.items()
+        if side == "JAX" or _is_native(recipe)
+    }
 
     runs: dict[Side, Callable[[], float]] = {key: loop.run for key, loop in ours.items()}
     if reference is not None:
@@ -133,6 +149,12 @@ def time_recipe(name: str, settings: Settings) -> list[Row]:
         steady = 1e-3 * sorted(times)[len(times) // 2] * reference.start_up_steps
         rows.append(Row(name, *REFERENCE, batch_size, reference.start_up_seconds - steady, times))
     return rows
+
+
+def _is_native(recipe: Recipe) -> bool:
+    """Whether the native kernel serves a recipe at all."""
+    with native.using("required"), numerics(recipe):
+        return recipe_path(recipe) == "native"
 
 
 def interleaved(runs: dict[Side, Callable[[], float]], rounds: int) -> dict[Side, list[float]]:

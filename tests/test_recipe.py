@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 
 from innerloop.models import StackConfig
 from innerloop.tasks import INPUT_DISTRIBUTIONS, TASKS, Gaussian, LinearRegression, RandomNetwork, SineWaves
+from innerloop.tokens import Positions
 from innerloop.training import (
     OptimizerConfig,
     Recipe,
     expected,
     published,
+    published_alternating,
     published_sine,
     published_sine_control,
     published_tuning,
@@ -83,14 +85,25 @@ def recipes(draw):
         weight_decay=0.0 if method == "lbfgs" else draw(at_least_zero),
         gradient_clip=None if method == "lbfgs" else draw(st.none() | above_zero),
     )
-    is_one_full_head = model.num_heads == 1 and model.key_size is None
+    alternates = not is_expected and draw(st.booleans())
+    positions = Positions()
+    if alternates:
+        positions = Positions(
+            kind=draw(st.sampled_from(["sinusoidal", "one-hot", "learned"])),
+            width=draw(st.none() | st.integers(11, 13)),  # five pairs have eleven tokens
+            placement=draw(st.sampled_from(["concatenated", "added"])),
+            permuted=draw(st.booleans()),
+        )
+    is_one_full_head = not alternates and model.num_heads == 1 and model.key_size is None
     rows = st.tuples(*[st.tuples(*[finite] * input_size)] * output_size)
     return Recipe(
         task=task,
         model=model,
         optimizer=optimizer,
+        token_layout="alternating" if alternates else "concatenated",
+        positions=positions,
         loss="expected" if is_expected else "sampled",
-        initial_weights=None if is_expected else draw(st.none() | rows),
+        initial_weights=None if is_expected or alternates else draw(st.none() | rows),
         gd_plus_plus_from=draw(st.none() | st.tuples(finite, finite)) if is_one_full_head else None,
         init_scale=draw(above_zero),
         num_steps=draw(sizes),
@@ -327,6 +340,12 @@ MISFITS = {
     ("model", "damping"): (math.nan, "model.damping must be"),
     ("model", "update"): ("inputs", "inputs.*recipe.model.update"),
     ("model", "token_clip"): [(0.0, "model.token_clip must be"), ("10", "float.*recipe.model.token_clip")],
+    ("token_layout",): ("interleaved", "interleaved.*recipe.token_layout"),
+    ("positions",): ({"kind": "one-hot"}, "positions must be left alone"),
+    ("positions", "kind"): ("rotary", "rotary.*recipe.positions.kind"),
+    ("positions", "placement"): ("before", "before.*recipe.positions.placement"),
+    ("positions", "width"): (0, "positions.width must be"),
+    ("positions", "permuted"): (1, "bool.*recipe.positions.permuted"),
     ("optimizer",): ([1], "recipe.optimizer"),
     ("optimizer", "method"): [
         ("adam", "adam.*recipe.optimizer.method"),
@@ -409,6 +428,19 @@ def test_published_overrides():
     task = LinearRegression(context_length=7)
     recipe = published(task=task, num_steps=11, seeds=(13,))
     assert (recipe.task, recipe.num_steps, recipe.seeds) == (task, 11, (13,))
+
+
+def test_published_alternating():
+    """Softmax in the first of two untied layers; the rest as for up to two layers, but for clip and initialisation."""
+    task = LinearRegression(context_length=7)
+    recipe = published_alternating(task=task, num_steps=11, seeds=(13,))
+    assert (recipe.task, recipe.num_steps, recipe.seeds) == (task, 11, (13,))
+    assert recipe.model == StackConfig(num_layers=2, tied=False, attention=("softmax", "linear"))
+    assert (recipe.token_layout, recipe.positions) == ("alternating", Positions("sinusoidal", None, "concatenated"))
+    assert (recipe.init_scale, recipe.optimizer.gradient_clip) == (0.02, 10.0)
+    other = published()
+    assert dataclasses.replace(recipe.optimizer, gradient_clip=0.001) == other.optimizer
+    assert (recipe.batch_size, published_alternating().task) == (other.batch_size, other.task)
 
 
 @pytest.mark.parametrize(

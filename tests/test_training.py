@@ -495,6 +495,7 @@ SMALL = Recipe(
 TWO_LAYERS = dataclasses.replace(SMALL, model=StackConfig(num_layers=2))
 NORMED = dataclasses.replace(SMALL, model=StackConfig(num_layers=2, layer_norm="before"))
 MLP = dataclasses.replace(SMALL, model=StackConfig(mlp="input"))
+ALTERNATING = dataclasses.replace(SMALL, model=StackConfig(attention=("softmax",)), token_layout="alternating")
 EXPECTED = dataclasses.replace(SMALL, loss="expected", optimizer=OptimizerConfig(gradient_clip=None))
 CHANGES = {
     "task.noise_std": (SMALL, 0.2),
@@ -510,6 +511,10 @@ CHANGES = {
     "model.damping": (SMALL, 0.5),
     "model.update": (TWO_LAYERS, "targets"),
     "model.token_clip": (SMALL, 0.1),
+    "token_layout": (SMALL, "alternating"),
+    "positions.kind": (ALTERNATING, "learned"),
+    "positions.placement": (ALTERNATING, "added"),
+    "positions.permuted": (ALTERNATING, True),
     "initial_weights": (SMALL, ((0.3, 0.5),)),
     "init_scale": (SMALL, 0.8),
     "gd_plus_plus_from": (TWO_LAYERS, (0.5, 0.1)),
@@ -524,6 +529,7 @@ SHAPES = {
     "model.mlp_widening": (MLP, 2),
     "model.mlp_bias": (MLP, False),
     "gd_on_features": (MLP, 0.3),
+    "positions.width": (ALTERNATING, 3),
     "task.input_size": (SMALL, 3),
     "task.output_size": (SMALL, 2),
     "task.context_length": (SMALL, 4),
@@ -553,7 +559,7 @@ def changed(recipe: Recipe, field: str, value) -> Recipe:
 
 def test_no_field_is_left_out_below():
     fields = {field.name for field in dataclasses.fields(Recipe)}
-    for part in ("task", "model", "optimizer"):
+    for part in ("task", "model", "optimizer", "positions"):
         fields.remove(part)
         fields |= {f"{part}.{field.name}" for field in dataclasses.fields(getattr(SMALL, part))}
     assert fields == CHANGES.keys() | SHAPES.keys() | ELSEWHERE

@@ -20,6 +20,9 @@ from .analysis import task_losses as task_losses
 from .analysis import trajectory_losses as trajectory_losses
 from .claims import Claim as Claim
 from .claims import Criterion as Criterion
+from .constructions import alternating_descent_transformer as alternating_descent_transformer
+from .constructions import copying_error as copying_error
+from .constructions import copying_weights as copying_weights
 from .constructions import feature_descent_transformer as feature_descent_transformer
 from .constructions import feature_descent_weights as feature_descent_weights
 from .constructions import feature_embedding as feature_embedding
@@ -65,11 +68,14 @@ from .tasks import Sample as Sample
 from .tasks import SineWaves as SineWaves
 from .tasks import Uniform as Uniform
 from .tasks import other_input_distributions as other_input_distributions
+from .tokens import AlternatingTokens as AlternatingTokens
 from .tokens import ConcatenatedTokens as ConcatenatedTokens
+from .tokens import Positions as Positions
 from .training import OptimizerConfig as OptimizerConfig
 from .training import Recipe as Recipe
 from .training import expected as expected
 from .training import published as published
+from .training import published_alternating as published_alternating
 from .training import published_blocks as published_blocks
 from .training import published_sine as published_sine
 from .training import published_sine_control as published_sine_control

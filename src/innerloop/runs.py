@@ -127,7 +127,8 @@ def name_of(recipe: Recipe) -> str:
     trained += "-expected" if recipe.loss == "expected" else ""
     trained += "" if recipe.gd_on_features is None else "-gd"
     trained += "" if recipe.training_tasks is None else f"-of{recipe.training_tasks}"
-    label = f"{family}{model.num_layers}-{kind}-N{task.context_length}-d{task.input_size}{trained}"
+    layout = "-alternating" if recipe.token_layout == "alternating" else ""
+    label = f"{family}{model.num_layers}-{kind}-N{task.context_length}-d{task.input_size}{layout}{trained}"
     with numerics(recipe):
         kernel_path = recipe_path(recipe)
     return run_name(label, recipe_to_json(recipe), kernel_path=kernel_path, backend=jax.default_backend())

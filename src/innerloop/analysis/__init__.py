@@ -2,6 +2,14 @@
 
 from innerloop.analysis.alignment import Alignment, align, sensitivity
 from innerloop.analysis.conditioning import condition_gamma, condition_numbers, corrected_eigenvalues
+from innerloop.analysis.copying import (
+    Neighbours,
+    jacobian_norms,
+    mean_attention,
+    neighbours,
+    strongest_neighbour,
+    summed_sensitivities,
+)
 from innerloop.analysis.evaluation import over_learners, over_tasks, task_losses, trajectory_losses
 from innerloop.analysis.heads import (
     ExpansionError,
@@ -26,6 +34,7 @@ __all__ = [
     "FirstOrderSoftmax",
     "LayerComparison",
     "LayerReading",
+    "Neighbours",
     "align",
     "combined_key_query",
     "compare_layers",
@@ -38,8 +47,11 @@ __all__ = [
     "fix_gauge",
     "head_steps",
     "interpolate",
+    "jacobian_norms",
     "key_query_scale",
     "match_gauge",
+    "mean_attention",
+    "neighbours",
     "off_diagonal_share",
     "over_learners",
     "over_tasks",
@@ -48,6 +60,8 @@ __all__ = [
     "roll_out",
     "scale_sweep",
     "sensitivity",
+    "strongest_neighbour",
+    "summed_sensitivities",
     "task_losses",
     "trajectory_losses",
 ]

@@ -1,5 +1,6 @@
 """Weights written by hand: with them, a transformer performs a known algorithm exactly."""
 
+from innerloop.constructions.copying import alternating_descent_transformer, copying_error, copying_weights
 from innerloop.constructions.deep_features import (
     feature_descent_transformer,
     feature_descent_weights,
@@ -12,6 +13,9 @@ from innerloop.constructions.gradient_descent_plus_plus import (
 )
 
 __all__ = [
+    "alternating_descent_transformer",
+    "copying_error",
+    "copying_weights",
     "feature_descent_transformer",
     "feature_descent_weights",
     "feature_embedding",

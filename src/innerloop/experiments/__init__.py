@@ -1,5 +1,6 @@
 """The paper's results, one experiment each: recipes, runs, results, claims, figures."""
 
+from innerloop.experiments.copying import COPYING
 from innerloop.experiments.curvature import CURVATURE
 from innerloop.experiments.experiment import Experiment, Preset, Results
 from innerloop.experiments.finite_data import FINITE_DATA
@@ -24,6 +25,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         CURVATURE,
         WEIGHTS,
         SINE,
+        COPYING,
         TWELVE_BLOCKS,
         SOFTMAX,
         LAYERNORM,
@@ -33,6 +35,7 @@ EXPERIMENTS: dict[str, Experiment] = {
 }
 
 __all__ = [
+    "COPYING",
     "CURVATURE",
     "EXPERIMENTS",
     "FINITE_DATA",

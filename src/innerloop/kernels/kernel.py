@@ -28,7 +28,7 @@ from innerloop.kernels.linear_stack import linear_stack_entries
 from innerloop.kernels.softmax_layer import serves_softmax_layer, softmax_layer_entries
 from innerloop.models import StackConfig, StackWeights, products
 from innerloop.tasks import Batch, Task
-from innerloop.tokens import ConcatenatedTokens
+from innerloop.tokens import Tokens
 
 
 class Kernel(NamedTuple):
@@ -52,7 +52,7 @@ class Kernel(NamedTuple):
 
 
 def training_kernel(
-    config: StackConfig, tokens: ConcatenatedTokens, task: Task, batch_size: int, *, is_fixed: bool = False
+    config: StackConfig, tokens: Tokens, task: Task, batch_size: int, *, is_fixed: bool = False
 ) -> Kernel:
     """Chooses the implementation for a model and a task.
 
@@ -69,7 +69,7 @@ def training_kernel(
     return jax_kernel(config, tokens, task, batch_size, is_fixed=is_fixed) if native is None else native
 
 
-def training_path(config: StackConfig, tokens: ConcatenatedTokens) -> str:
+def training_path(config: StackConfig, tokens: Tokens) -> str:
     """The `Kernel.path` that `training_kernel` would choose now, without building it."""
     from innerloop.kernels.native import is_chosen
 
@@ -87,9 +87,7 @@ def path_instruction_set(path: str) -> str:
     return instruction_set() if path == "native" else "none"
 
 
-def jax_kernel(
-    config: StackConfig, tokens: ConcatenatedTokens, task: Task, batch_size: int, *, is_fixed: bool = False
-) -> Kernel:
+def jax_kernel(config: StackConfig, tokens: Tokens, task: Task, batch_size: int, *, is_fixed: bool = False) -> Kernel:
     """The implementation in JAX, which serves everything; arguments as for `training_kernel`."""
     source = batch_source(task, batch_size, is_fixed=is_fixed)
 
@@ -120,9 +118,7 @@ def batch_source(task: Task, batch_size: int, *, is_fixed: bool) -> BatchSource:
     return BatchSource(lambda stream, step: task.draw(jax.random.fold_in(stream, step), batch_size), task.assemble)
 
 
-def batch_loss(
-    config: StackConfig, tokens: ConcatenatedTokens, weights: StackWeights, batch: Batch
-) -> Float[Array, ""]:
+def batch_loss(config: StackConfig, tokens: Tokens, weights: StackWeights, batch: Batch) -> Float[Array, ""]:
     """Half squared error of the query's prediction, summed over outputs, mean over tasks."""
     query_targets = batch.targets[:, -1]  # (output_size, batch)
     entries = query_target_entries(config, weights, tokens.encode_batch(batch), query_targets.shape[0])
@@ -140,10 +136,12 @@ def query_target_entries(
         tokens: the tokens of every task, the query last.
         num_targets: number of target entries at the end of a token.
     """
-    if config.is_linear:
+    # Learned positional codes are not in the configuration, but no less an embedding.
+    has_codes = weights.embedding is not None and weights.embedding.codes is not None
+    if config.is_linear and not has_codes:
         return linear_stack_entries(config, products(weights), tokens, num_targets)
-    if serves_embedded_layer(config):
+    if serves_embedded_layer(config) and not has_codes:
         return embedded_layer_entries(config, weights, tokens, num_targets)
-    if serves_softmax_layer(config):
+    if serves_softmax_layer(config) and not has_codes:
         return softmax_layer_entries(config, weights, tokens, num_targets)
     return general_stack_entries(config, weights, tokens, num_targets)

@@ -31,7 +31,7 @@ from innerloop.kernels.features import FeatureWeights, feature_weights
 from innerloop.kernels.kernel import Kernel, batch_source
 from innerloop.models import Products, StackConfig, products
 from innerloop.tasks import LinearRegression, Task, Uniform
-from innerloop.tokens import ConcatenatedTokens
+from innerloop.tokens import ConcatenatedTokens, Tokens
 
 _LIBRARY = "innerloop_native.so"
 _FUNCTIONS = (
@@ -57,7 +57,7 @@ class NativeUnavailableError(RuntimeError):
 
 def native_kernel(
     config: StackConfig,
-    tokens: ConcatenatedTokens,
+    tokens: Tokens,
     task: Task,
     batch_size: int,
     *,
@@ -85,6 +85,7 @@ def native_kernel(
     """
     if not is_chosen(config, tokens):
         return None
+    assert isinstance(tokens, ConcatenatedTokens)
     if not config.is_linear:
         return _embedded_layer(config, tokens, task, batch_size, is_fixed, instruction_set, num_threads)
 
@@ -114,7 +115,7 @@ def native_kernel(
     return Kernel("native", prepare, loss_and_gradient, is_fixed=is_fixed)
 
 
-def is_chosen(config: StackConfig, tokens: ConcatenatedTokens) -> bool:
+def is_chosen(config: StackConfig, tokens: Tokens) -> bool:
     """Whether `native_kernel` would give a kernel now: what the user asks for, and whether the code serves the case.
 
     Raises:
@@ -127,6 +128,8 @@ def is_chosen(config: StackConfig, tokens: ConcatenatedTokens) -> bool:
         and jax.default_backend() == "cpu"
         and (config.is_linear or serves_embedded_layer(config))
         and isinstance(tokens, ConcatenatedTokens)
+        # The C++ code for linear stacks puts the targets themselves into the context's tokens.
+        and not (config.is_linear and tokens.targets_hold_residuals and tokens.initial_weights is not None)
     )
     return is_wanted and is_served
 

@@ -1,7 +1,8 @@
 """How much arithmetic a batch's loss and gradient take, counted by formulas.
 
 For stacks of linear attention: additions and multiplications of the arrangement that the native kernel uses
-(``docs/native.md``), leading terms only, per task, with N context tokens, tokens of width d, H heads and K layers:
+(``docs/native.md``), leading terms only, per task, with N context tokens (2 N of them where
+x and y alternate), tokens of width d, H heads and K layers:
 
     one layer                           8 H N d + 8 H d^2
     K >= 2, no clip (Gram form)         N d^2 + (K - 2)(12 H + 8) d^3 + (1 + 2 H)(16 H + 2) d^2
@@ -30,22 +31,23 @@ from innerloop.kernels.embedded_layer import serves_embedded_layer
 from innerloop.keys import root_key
 from innerloop.models import StackConfig
 from innerloop.tasks import Task
+from innerloop.tokens import ConcatenatedTokens, Tokens
 
 _SPECIAL_FUNCTION = 20
 
 
-def operations_per_task(config: StackConfig, task: Task) -> int:
-    """Floating-point operations of loss and gradient, per task.
+def operations_per_task(config: StackConfig, task: Task, tokens: Tokens | None = None) -> int:
+    """Floating-point operations of loss and gradient, per task; tokens are concatenated unless given.
 
     >>> from innerloop.tasks import LinearRegression
     >>> operations_per_task(StackConfig(), LinearRegression())  # 8 * 10 * 11 + 8 * 11 * 11 + 2 * 10 * 10
     2048
     """
+    context, width = _context_and_width(task, tokens)
     if not config.is_linear:
-        return _general_operations(config, task)
-    context, heads = task.context_length, config.num_heads
-    width = task.input_size + task.output_size
-    targets = 2 * context * task.input_size * task.output_size
+        return _general_operations(config, context, width, task.output_size)
+    heads = config.num_heads
+    targets = 2 * task.context_length * task.input_size * task.output_size
     last_layer = 8 * heads * context * width + 8 * heads * width**2
     if config.num_layers == 1:
         return targets + last_layer
@@ -70,16 +72,23 @@ def random_words(task: Task) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(draw))
 
 
-def _general_operations(config: StackConfig, task: Task) -> int:
-    context, heads = task.context_length, config.num_heads
-    token_size = task.input_size + task.output_size
+def _context_and_width(task: Task, tokens: Tokens | None) -> tuple[int, int]:
+    """Number of context tokens and entries of each."""
+    num_tokens, width = (ConcatenatedTokens() if tokens is None else tokens).shape(
+        input_size=task.input_size, output_size=task.output_size, context_length=task.context_length
+    )
+    return num_tokens - 1, width
+
+
+def _general_operations(config: StackConfig, context: int, token_size: int, output_size: int) -> int:
+    heads = config.num_heads
     width = token_size if config.embedding_size is None else config.embedding_size
     hidden = 0 if config.mlp == "none" else config.mlp_widening * width
     in_block, in_input = (hidden if config.mlp == place else 0 for place in ("block", "input"))
     embedded = 6 * (width * token_size * (config.embedding_size is not None) + 2 * width * in_input)
     embedded += 3 * _SPECIAL_FUNCTION * in_input
     if serves_embedded_layer(config):
-        read = 6 * (token_size * in_input + heads * (1 + task.output_size) * (token_size + in_input))
+        read = 6 * (token_size * in_input + heads * (1 + output_size) * (token_size + in_input))
         read += 3 * _SPECIAL_FUNCTION * in_input
         return context * read + embedded + 6 * heads * width * (width + token_size + in_input)
     moved = 6 * (2 * heads * width**2 + 2 * heads * context * width + 2 * width * in_block)

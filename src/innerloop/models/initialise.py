@@ -2,7 +2,8 @@
 
 Every matrix is drawn from a truncated normal of variance ``scale / num_layers / fan_in`` (section 3 of the recipe: the
 variance scale is .002 / K, although the text calls it a standard deviation). Biases and LayerNorm's offsets start at
-zero, its scales at one. Keys derive from names, so that adding a part does not reshuffle the others.
+zero, its scales at one. Learned positional codes, of which nothing is published, start with the mean square of
+sinusoidal ones, 1/2. Keys derive from names, so that adding a part does not reshuffle the others.
 """
 
 import jax
@@ -15,19 +16,29 @@ from innerloop.models.embedding import EmbeddingWeights
 from innerloop.models.mlp import MLPWeights
 from innerloop.models.norm import LayerNormWeights
 from innerloop.models.stack import StackConfig, StackWeights
+from innerloop.tokens import Placement
 
 
 def initialise(
-    config: StackConfig, token_size: int, key: Key[Array, ""], *, scale: float = 0.002, dtype=jnp.float32
+    config: StackConfig,
+    token_size: int,
+    key: Key[Array, ""],
+    *,
+    scale: float = 0.002,
+    dtype=jnp.float32,
+    learned_codes: tuple[int, int] | None = None,
+    placement: Placement = "concatenated",
 ) -> StackWeights:
     """Draws weights.
 
     Args:
         config: the architecture.
-        token_size: width of a token.
+        token_size: width of a token, its positional code included.
         key: random key.
         scale: variance scale before the division by the number of layers.
         dtype: of the weights.
+        learned_codes: number and size of learned positional codes; None means that there are none.
+        placement: how tokens hold them.
 
     Returns:
         Weights whose leading axis has ``config.num_distinct_layers`` entries.
@@ -68,10 +79,15 @@ def initialise(
         mixing=draw("mixing", (layers, 1, 1))[:, 0, 0] if "mixed" in config.attention else None,
     )
     embedding = None
-    if config.embedding_size is not None or config.mlp == "input":
+    if config.embedding_size is not None or config.mlp == "input" or learned_codes is not None:
+        codes = None
+        if learned_codes is not None:
+            codes = jax.random.normal(named_key(key, "codes"), learned_codes, dtype) / jnp.sqrt(jnp.asarray(2, dtype))
         embedding = EmbeddingWeights(
             W_E=None if config.embedding_size is None else draw("W_E", (width, token_size)),
             mlp=draw_mlp("input_mlp") if config.mlp == "input" else None,
+            codes=codes,
+            placement=placement,
         )
     has_norm = config.layer_norm != "none"
     return StackWeights(

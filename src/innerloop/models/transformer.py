@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from innerloop.models.stack import StackConfig, StackTrace, StackWeights, run_stack
 from innerloop.problem import Prediction, Problem
-from innerloop.tokens import ConcatenatedTokens
+from innerloop.tokens import ConcatenatedTokens, Tokens
 
 
 class Transformer(eqx.Module):
@@ -27,12 +27,13 @@ class Transformer(eqx.Module):
 
     config: StackConfig = eqx.field(static=True)
     weights: StackWeights
-    tokens: ConcatenatedTokens = ConcatenatedTokens()
+    tokens: Tokens = ConcatenatedTokens()
 
     def __call__(self, problem: Problem) -> Prediction:
         """Predicts the query's target, with the trajectory over layers for query and context.
 
-        Where tokens are embedded, nothing says which part of a context token is its target: no context trajectory then.
+        Where tokens are embedded or alternate, nothing says which part of a context token is its target: no context
+        trajectory then.
         """
         tokens = self.trace(problem).tokens
         trajectory = self.tokens.query_prediction(tokens, problem)

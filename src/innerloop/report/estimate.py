@@ -191,7 +191,7 @@ def _work(recipe: Recipe) -> float:
 
 def _step_work(recipe: Recipe) -> float:
     words = _OPERATIONS_PER_WORD * random_words(recipe.task)
-    return float(recipe.tasks_per_step * (operations_per_task(recipe.model, recipe.task) + words))
+    return float(recipe.tasks_per_step * (operations_per_task(recipe.model, recipe.task, recipe.tokens()) + words))
 
 
 def _is_stored(store: Path, name: str) -> bool:

@@ -15,6 +15,7 @@ from innerloop.training.parameters import Parameters, stack_weights
 from innerloop.training.published import (
     expected,
     published,
+    published_alternating,
     published_blocks,
     published_sine,
     published_sine_control,
@@ -35,6 +36,7 @@ __all__ = [
     "make_optimizer",
     "numerics",
     "published",
+    "published_alternating",
     "published_blocks",
     "published_sine",
     "published_sine_control",

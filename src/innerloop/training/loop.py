@@ -26,6 +26,7 @@ from innerloop.kernels import Kernel, batch_loss, expected_kernel, training_kern
 from innerloop.keys import named_key, root_key
 from innerloop.models import StackWeights
 from innerloop.tasks import Batch
+from innerloop.tokens import ConcatenatedTokens
 from innerloop.training.optimizer import make_optimizer
 from innerloop.training.parameters import Parameters, initial_parameters, stack_weights
 from innerloop.training.recipe import Recipe
@@ -133,7 +134,9 @@ def _compiled_initial_state(recipe: Recipe):
 def recipe_kernel(recipe: Recipe) -> Kernel:
     """The kernel that trains a recipe."""
     if recipe.loss == "expected":
-        return expected_kernel(recipe.model, recipe.tokens(), recipe.linear_task())
+        tokens = recipe.tokens()
+        assert isinstance(tokens, ConcatenatedTokens)
+        return expected_kernel(recipe.model, tokens, recipe.linear_task())
     is_fixed = recipe.training_tasks is not None
     return training_kernel(recipe.model, recipe.tokens(), recipe.task, recipe.tasks_per_step, is_fixed=is_fixed)
 

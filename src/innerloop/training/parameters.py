@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Key
 
 from innerloop.constructions import feature_descent_weights, gradient_descent_plus_plus_weights
 from innerloop.models import EmbeddingWeights, StackWeights, initialise
+from innerloop.tokens import AlternatingTokens, ConcatenatedTokens
 from innerloop.training.recipe import Recipe
 
 
@@ -32,7 +33,15 @@ Parameters = StackWeights | GradientDescentPlusPlusNumbers | EmbeddingWeights
 def initial_parameters(recipe: Recipe, key: Key[Array, ""]) -> Parameters:
     """What training starts from; GD++ starts at the recipe's numbers, the same for every seed."""
     if recipe.gd_plus_plus_from is None:
-        weights = initialise(recipe.model, recipe.token_size, key, scale=recipe.init_scale, dtype=recipe.dtype)
+        weights = initialise(
+            recipe.model,
+            recipe.token_size,
+            key,
+            scale=recipe.init_scale,
+            dtype=recipe.dtype,
+            learned_codes=_learned_codes(recipe),
+            placement=recipe.positions.placement,
+        )
         if recipe.gd_on_features is None:
             return weights
         assert weights.embedding is not None
@@ -57,11 +66,22 @@ def stack_weights(recipe: Recipe, parameters: Parameters) -> StackWeights:
             context_length=recipe.task.context_length,
             learning_rate=recipe.gd_on_features,
         )
+    tokens = recipe.tokens()
+    assert isinstance(tokens, ConcatenatedTokens)
     return gradient_descent_plus_plus_weights(
         input_size=recipe.task.input_size,
         output_size=recipe.task.output_size,
         context_length=recipe.task.context_length,
         learning_rate=parameters.step_size * recipe.task.context_length,
         curvature_correction=parameters.curvature_correction,
-        initial_weights=recipe.tokens().initial_weights,
+        initial_weights=tokens.initial_weights,
     )
+
+
+def _learned_codes(recipe: Recipe) -> tuple[int, int] | None:
+    """Number and size of the positional codes to train; None where there are none."""
+    tokens = recipe.tokens()
+    if not isinstance(tokens, AlternatingTokens) or recipe.positions.kind != "learned":
+        return None
+    content_size = tokens.content_size(recipe.task.input_size, recipe.task.output_size)
+    return recipe.num_tokens, recipe.positions.code_size(recipe.num_tokens, content_size)

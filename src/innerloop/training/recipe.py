@@ -18,11 +18,12 @@ from innerloop.exact import check_one_layer
 from innerloop.keys import LARGEST_SEED
 from innerloop.models import StackConfig
 from innerloop.tasks import LinearRegression, Task
-from innerloop.tokens import ConcatenatedTokens
+from innerloop.tokens import AlternatingTokens, ConcatenatedTokens, Positions, Tokens
 
 Dtype = Literal["float32", "float64"]
 MatmulPrecision = Literal["default", "high", "highest"]
 Loss = Literal["sampled", "expected"]
+TokenLayout = Literal["concatenated", "alternating"]
 Method = Literal["adamw", "lbfgs"]
 
 
@@ -73,6 +74,10 @@ class Recipe:
     """Architecture of the attention stack."""
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     """How weights are updated."""
+    token_layout: TokenLayout = "concatenated"
+    """A token per pair (x, y), or tokens that alternate x and y."""
+    positions: Positions = dataclasses.field(default_factory=Positions)
+    """Positional codes of alternating tokens; concatenated ones have none."""
     loss: Loss = "sampled"
     """Loss of a fresh batch per step, or the exact expectation over all tasks (one layer; batch_size plays no part)."""
     initial_weights: tuple[tuple[float, ...], ...] | None = None
@@ -104,6 +109,7 @@ class Recipe:
 
     def __post_init__(self):
         finite_number("init_scale", self.init_scale, above=0.0)
+        self._check_tokens()
         width = self.model.embedding_size
         if width is not None and width < self.task.output_size:
             raise ValueError(
@@ -156,6 +162,29 @@ class Recipe:
                 for value in row:
                     finite_number("initial_weights", value)
 
+    def _check_tokens(self) -> None:
+        one_of("token_layout", self.token_layout, get_args(TokenLayout))
+        if self.token_layout == "concatenated":
+            if self.positions != Positions():
+                raise ValueError(
+                    f"positions must be left alone for concatenated tokens, which have no codes, got {self.positions}; "
+                    "set token_layout to alternating"
+                )
+            return
+        only_concatenated = {
+            "initial_weights": self.initial_weights,
+            "gd_plus_plus_from": self.gd_plus_plus_from,
+            "gd_on_features": self.gd_on_features,
+            'loss="expected"': True if self.loss == "expected" else None,
+        }
+        for name, value in only_concatenated.items():
+            if value is not None:
+                raise ValueError(
+                    f'{name} needs token_layout="concatenated", whose tokens hold pairs, got "{self.token_layout}"; '
+                    "change one of them"
+                )
+        _ = self.token_size  # one-hot codes need as many entries as there are tokens
+
     def _check_room_for_construction(self, name: str) -> None:
         if self.model.num_heads != 1 or self.model.key_size is not None:
             raise ValueError(
@@ -184,9 +213,20 @@ class Recipe:
             raise ValueError("gd_on_features and gd_plus_plus_from exclude each other; set one of them to None")
 
     @property
+    def num_tokens(self) -> int:
+        """Length of a problem's sequence, the query included."""
+        return self._sequence_shape()[0]
+
+    @property
     def token_size(self) -> int:
-        """Width of a token."""
-        return self.task.input_size + self.task.output_size
+        """Width of a token, its positional code included."""
+        return self._sequence_shape()[1]
+
+    def _sequence_shape(self) -> tuple[int, int]:
+        task = self.task
+        return self.tokens().shape(
+            input_size=task.input_size, output_size=task.output_size, context_length=task.context_length
+        )
 
     @property
     def tasks_per_step(self) -> int:
@@ -203,8 +243,10 @@ class Recipe:
             raise TypeError(f"task must be LinearRegression here, got {type(self.task).__name__}")
         return self.task
 
-    def tokens(self) -> ConcatenatedTokens:
+    def tokens(self) -> Tokens:
         """The tokeniser, with W0 in the recipe's precision."""
+        if self.token_layout == "alternating":
+            return AlternatingTokens(self.positions)
         if self.initial_weights is None:
             return ConcatenatedTokens()
         return ConcatenatedTokens(jnp.asarray(self.initial_weights, dtype=self.dtype))

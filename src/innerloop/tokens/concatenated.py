@@ -1,4 +1,4 @@
-"""How a problem becomes tokens, and how a prediction is read off them.
+"""A token per pair, as the paper has it nearly everywhere.
 
 Concatenated tokens (paper, section 2): e_j = (x_j, y_j) for the context and (x_q, -W0 x_q) for the query, with W0 the
 initial weights of the regression (zero by default). A layer that performs gradient descent moves the target entries:
@@ -8,8 +8,6 @@ y_j becomes y_j - (W - W0) x_j and the query's entry becomes -W x_q, so predicti
     >>> problem = Problem(jnp.ones((3, 2)), jnp.ones((3, 1)), jnp.ones(2))
     >>> ConcatenatedTokens().encode(problem).shape
     (4, 3)
-
-Tokens that alternate x and y, with positional codes, are a second class of this file's kind: encode, then read out.
 """
 
 import equinox as eqx
@@ -31,6 +29,10 @@ class ConcatenatedTokens(eqx.Module):
 
     initial_weights: Float[Array, "output_size input_size"] | None = None
     targets_hold_residuals: bool = eqx.field(default=False, static=True)
+
+    def shape(self, *, input_size: int, output_size: int, context_length: int) -> tuple[int, int]:
+        """How many tokens a problem has, and the size of each."""
+        return context_length + 1, input_size + output_size
 
     def encode(self, problem: Problem) -> Float[Array, "tokens token_size"]:
         """Tokens (x_1, y_1) .. (x_N, y_N), (x_q, -W0 x_q)."""

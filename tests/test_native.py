@@ -386,6 +386,8 @@ def test_architectures():
     ):
         config = dataclasses.replace(SINE, **change)
         assert training_kernel(config, tokens, task, 8).path == training_path(config, tokens) == "jax"
+    residuals = dataclasses.replace(initial_weights(LinearRegression()), targets_hold_residuals=True)
+    assert training_path(StackConfig(), residuals) == "jax"
 
 
 def test_training_on_embedded_tokens_follows_jax():

@@ -428,3 +428,8 @@ def test_scale_sweep_is_independent_evaluations_on_one_key(scale):
             samples = dataclasses.replace(task, **{scale: value}).samples(key, 101)
             np.testing.assert_allclose(loss, task_losses(learner, samples).mean(), rtol=1e-5)
         assert swept[2] > 2 * swept[1]
+
+
+def test_a_step_that_a_trajectory_lacks():
+    with pytest.raises(ValueError, match="step must be from -2 to 1 for this learner's trajectory, got 2"):
+        sensitivity(GradientDescent(0.1), random_problem(1), step=2)

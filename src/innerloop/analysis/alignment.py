@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from innerloop.analysis.evaluation import over_tasks
-from innerloop.problem import Learner, Problem
+from innerloop.problem import Learner, Prediction, Problem
 from innerloop.tasks import Sample
 
 
@@ -34,10 +34,14 @@ class Alignment(eqx.Module):
 
 
 def sensitivity(learner: Learner, problem: Problem, *, step: int = -1) -> Float[Array, "output_size input_size"]:
-    """Derivative of the prediction with respect to the query input, after the given step of the trajectory."""
+    """Derivative of the prediction with respect to the query input, after the given step of the trajectory.
+
+    Raises:
+        ValueError: if the trajectory has no such step.
+    """
 
     def prediction(query_input):
-        return learner(Problem(problem.context_inputs, problem.context_targets, query_input)).trajectory[step]
+        return _at(step, learner(Problem(problem.context_inputs, problem.context_targets, query_input)))
 
     return jax.jacrev(prediction)(problem.query_input)
 
@@ -62,7 +66,14 @@ def align(
         norms = jnp.linalg.norm(ours) * jnp.linalg.norm(theirs)
         is_defined = norms > 0  # a learner that ignores the query is aligned with nothing
         cosine = jnp.where(is_defined, jnp.sum(ours * theirs) / jnp.where(is_defined, norms, jnp.ones_like(norms)), 0)
-        predictions = [one(sample.problem).trajectory[step] for one, step in pairs]
+        predictions = [_at(step, one(sample.problem)) for one, step in pairs]
         return Alignment(cosine, jnp.linalg.norm(ours - theirs), jnp.linalg.norm(predictions[0] - predictions[1]))
 
     return jax.tree.map(jnp.mean, over_tasks(one_task, samples))
+
+
+def _at(step: int, prediction: Prediction) -> Float[Array, " output_size"]:
+    length = prediction.trajectory.shape[0]
+    if not -length <= step < length:  # JAX would clamp it silently
+        raise ValueError(f"step must be from {-length} to {length - 1} for this learner's trajectory, got {step}")
+    return prediction.trajectory[step]

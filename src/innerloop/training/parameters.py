@@ -6,11 +6,13 @@ them; one with ``gd_on_features`` trains an embedding, below the constructed gra
 """
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from innerloop.constructions import feature_descent_weights, gradient_descent_plus_plus_weights
-from innerloop.models import EmbeddingWeights, StackWeights, initialise
+from innerloop.keys import named_key
+from innerloop.models import EmbeddingWeights, MLPWeights, StackWeights, initialise
 from innerloop.tokens import AlternatingTokens, ConcatenatedTokens
 from innerloop.training.recipe import Recipe
 
@@ -45,13 +47,32 @@ def initial_parameters(recipe: Recipe, key: Key[Array, ""]) -> Parameters:
         if recipe.gd_on_features is None:
             return weights
         assert weights.embedding is not None
-        return weights.embedding
+        return _redrawn(weights.embedding, named_key(key, "features"), recipe)
     learning_rate, correction = recipe.gd_plus_plus_from
     layers = recipe.model.num_distinct_layers
     return GradientDescentPlusPlusNumbers(
         jnp.full(layers, learning_rate / recipe.task.context_length, dtype=recipe.dtype),
         jnp.full(layers, correction, dtype=recipe.dtype),
     )
+
+
+def _redrawn(embedding: EmbeddingWeights, key: Key[Array, ""], recipe: Recipe) -> EmbeddingWeights:
+    """An embedding drawn as the published code draws the control's: wider than a transformer's.
+
+    Normal entries of variance ``init_scale`` over the raw token's size for W_E and W_1, over the
+    embedded token's for W_2.
+    """
+
+    def draw(name: str, like: Float[Array, "rows columns"], fan_in: int) -> Float[Array, "rows columns"]:
+        scale = (recipe.init_scale / fan_in) ** 0.5
+        return scale * jax.random.normal(named_key(key, name), like.shape, like.dtype)
+
+    mlp, W_E = embedding.mlp, embedding.W_E
+    if mlp is not None:
+        width = mlp.W_2.shape[0]
+        W_1, W_2 = draw("W_1", mlp.W_1, recipe.token_size), draw("W_2", mlp.W_2, width)
+        mlp = MLPWeights(W_1, W_2, mlp.b_1, mlp.b_2)
+    return EmbeddingWeights(None if W_E is None else draw("W_E", W_E, recipe.token_size), mlp)
 
 
 def stack_weights(recipe: Recipe, parameters: Parameters) -> StackWeights:

@@ -153,8 +153,8 @@ def published_sine_control(
 ) -> Recipe:
     """The published control for sine waves: the same embedding and MLP, trained below one constructed gradient step.
 
-    eta = .1 (the code's c = .01), learning rate 3e-4, Adam's b2 .999. The initialisation is that of `published_sine`;
-    the published code draws the control's MLP from a wider normal distribution.
+    eta = .1 (the code's c = .01), learning rate 3e-4, Adam's b2 .999. The embedding starts wider than a transformer's,
+    as the published code draws it (`innerloop.training.parameters`).
 
     Args:
         task: defaults to the published code's family.

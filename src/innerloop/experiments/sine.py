@@ -252,7 +252,9 @@ def _figure_4(data: xr.Dataset) -> "Figure":
             line_with_band(row[0], part["loss"].sel(learner=name), x="step", over="seed", **style)
             if variant == "reference":
                 row[0].axhline(PUBLISHED_LOSS[name], color=style["color"], linestyle=":", linewidth=1)
-        row[0].set(title=f"{variant}: loss", xlabel="training steps", ylabel="half squared error", yscale="log")
+        lowest = 0.7 * float(part["loss"].min())
+        row[0].set(title=f"{variant}: loss", xlabel="training steps", ylabel="half squared error")
+        row[0].set(yscale="log", ylim=(lowest, None))
         row[0].legend()
         _alignment_panel(row[1], part, f"{variant}: transformer against MLP + GD, after the step")
     caption(
@@ -294,7 +296,7 @@ def _functions_figure(data: xr.Dataset, variant: str) -> "Figure":
         axes.set(title=f"task {int(task) + 1}", xlabel="query x")
     axes = figure.axes[0]
     axes.set(ylabel="prediction")
-    axes.legend(fontsize=7)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center")
     caption(
         figure,
         f"{variant.capitalize()} waves, seed {int(data['seed'][0])}: both start from one function (dashed) and the "

@@ -41,6 +41,7 @@ def published(
         ),
         num_steps=num_steps if num_steps is not None else (5000 if tied else 50_000),
         seeds=seeds,
+        evaluation_interval=100 if tied else 250,
     )
 
 

@@ -33,7 +33,7 @@ reproduce: setup
 	$(BIN)/innerloop reproduce $(EXPERIMENT) --preset $(PRESET) --out $(OUT)
 
 test: setup
-	$(BIN)/python -m pytest -n auto --dist loadgroup
+	$(BIN)/python -m pytest -n auto --dist loadscope
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

@@ -19,16 +19,6 @@ settings.register_profile(
 settings.load_profile("innerloop")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
-def pytest_collection_modifyitems(items):
-    """Tests of one file share a worker, and so its compiled programs; every experiment's smoke run is a group apart."""
-    for item in items:
-        group = item.path.stem
-        if "smoke" in item.fixturenames:
-            group += f"-{item.callspec.params['smoke']}"
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture
 def x64():
     """Double precision, for proofs."""

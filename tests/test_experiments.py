@@ -1,6 +1,7 @@
 """Every experiment, end to end in the smoke preset: files, claims, controls; and that criteria can tell."""
 
 import json
+from typing import ClassVar
 
 import pytest
 import xarray as xr
@@ -14,49 +15,57 @@ from innerloop.experiments.one_layer.setting import MAIN, recipes
 from innerloop.training import published
 
 
-@pytest.fixture(scope="module", params=sorted(EXPERIMENTS))
+@pytest.fixture(scope="class")
 def smoke(request, tmp_path_factory):
-    """The claims and the folder of a smoke run."""
-    experiment = EXPERIMENTS[request.param]
-    out = tmp_path_factory.mktemp(request.param)
+    """The claims and the folder of the class's smoke run."""
+    experiment = EXPERIMENTS[request.cls.name]
+    out = tmp_path_factory.mktemp(experiment.name)
     claims = report.reproduce(experiment, preset="smoke", num_seeds=None, out=out, console=Console(quiet=True))
     return experiment, claims, out / experiment.name
 
 
-def test_smoke_run_writes_everything(smoke):
-    experiment, claims, folder = smoke
-    written = json.loads((folder / "claims.json").read_text())
-    assert [claim["id"] for claim in written] == [claim.id for claim in claims]
-    data = xr.load_dataset(folder / "results.nc", engine="h5netcdf")
-    figures = experiment.draw(data)  # figures come from the saved numbers alone
-    for name in figures:
-        assert (folder / "figures" / f"{name}.png").stat().st_size > 5000
-        assert (folder / "figures" / f"{name}.svg").read_text().lstrip().startswith("<?xml")
-    summary = (folder / "summary.md").read_text()
-    assert all(claim.id in summary for claim in claims)
+class SmokeRun:
+    """One experiment's smoke run and what must be true of it; a class each, so that workers share them out."""
+
+    name: ClassVar[str]
+
+    def test_smoke_run_writes_everything(self, smoke):
+        experiment, claims, folder = smoke
+        written = json.loads((folder / "claims.json").read_text())
+        assert [claim["id"] for claim in written] == [claim.id for claim in claims]
+        data = xr.load_dataset(folder / "results.nc", engine="h5netcdf")
+        figures = experiment.draw(data)  # figures come from the saved numbers alone
+        for name in figures:
+            assert (folder / "figures" / f"{name}.png").stat().st_size > 5000
+            assert (folder / "figures" / f"{name}.svg").read_text().lstrip().startswith("<?xml")
+        summary = (folder / "summary.md").read_text()
+        assert all(claim.id in summary for claim in claims)
+
+    def test_smoke_claims_say_only_consistent_or_inconclusive(self, smoke):
+        _, claims, _ = smoke
+        assert {claim.verdict for claim in claims} <= {"consistent", "inconclusive"}
+
+    def test_claims_are_well_formed(self, smoke):
+        _, claims, _ = smoke
+        assert len({claim.id for claim in claims}) == len(claims)
+        for claim in claims:
+            assert claim.statement
+            assert claim.source
+            assert claim.control
+            assert claim.kind in ("exact", "statistical")
+            assert claim.criterion_low is not None or claim.criterion_high is not None
+
+    def test_every_plotted_quantity_is_labelled(self, smoke):
+        _, _, folder = smoke
+        data = xr.load_dataset(folder / "results.nc", engine="h5netcdf")
+        for name, variable in data.data_vars.items():
+            assert set(variable.dims) <= set(data.coords), f"{name} has an axis without labels"
 
 
-def test_smoke_claims_say_only_consistent_or_inconclusive(smoke):
-    _, claims, _ = smoke
-    assert {claim.verdict for claim in claims} <= {"consistent", "inconclusive"}
-
-
-def test_claims_are_well_formed(smoke):
-    _, claims, _ = smoke
-    assert len({claim.id for claim in claims}) == len(claims)
-    for claim in claims:
-        assert claim.statement
-        assert claim.source
-        assert claim.control
-        assert claim.kind in ("exact", "statistical")
-        assert claim.criterion_low is not None or claim.criterion_high is not None
-
-
-def test_every_plotted_quantity_is_labelled(smoke):
-    _, _, folder = smoke
-    data = xr.load_dataset(folder / "results.nc", engine="h5netcdf")
-    for name, variable in data.data_vars.items():
-        assert set(variable.dims) <= set(data.coords), f"{name} has an axis without labels"
+# With ``--dist loadscope`` the tests of one class or module go to one worker, and share its compiled programs.
+for _name in EXPERIMENTS:
+    _test_case = f"Test{_name.title().replace('-', '')}"
+    globals()[_test_case] = type(_test_case, (SmokeRun,), {"name": _name, "__module__": __name__})
 
 
 def test_proofs_hold_and_their_controls_fail():

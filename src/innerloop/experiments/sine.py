@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from innerloop.analysis import Alignment, align, over_learners, task_losses
 from innerloop.claims import Claim, Criterion, statistical
+from innerloop.experiments.along_training import curve_points, snapshot
 from innerloop.experiments.experiment import Experiment, Preset, Results, Stage, Variables
 from innerloop.keys import named_key, root_key
 from innerloop.models import Transformer
@@ -39,7 +40,7 @@ EARLY = 0.05
 """The control of losses is the transformer after this share of its training; that of functions, the wrong moment."""
 
 _STEPS: dict[Preset, int] = {"smoke": 100, "quick": 3000, "paper": 20_000}
-_CURVE_POINTS, _CURVE_TASKS = 12, 2000
+_CURVE_TASKS = 2000
 _SHOWN_TASKS, _GRID = 4, np.linspace(-5, 5, 201)
 _MOMENTS = ("before", "after")
 _LOSS_UNITS = {"units": "half squared error, mean over tasks"}
@@ -93,11 +94,14 @@ def _measure(trained: Run, control: Run) -> xr.Dataset:
     samples = held_out_batch(trained.recipe).samples()
     few = jax.tree.map(lambda leaf: leaf[:_CURVE_TASKS], samples)
     steps = trained.metrics["step"].values
-    points = np.unique(np.round(np.linspace(0, 1, _CURVE_POINTS) ** 1.5 * (len(steps) - 1)).astype(int))
+    points = curve_points(trained)
     early_point = max(1, round(EARLY * (len(steps) - 1)))
     learners = trained.transformers(), control.transformers()
-    early = _at(trained, early_point)
-    curves = [_alignment((_at(trained, point), _at(control, point)), few, step=1, other_step=1) for point in points]
+    early = snapshot(trained, early_point)
+    curves = []
+    for point in map(int, points):
+        pair = snapshot(trained, point), snapshot(control, point)
+        curves.append(_alignment(pair, few, step=1, other_step=1))
     variables: Variables = {
         "loss": (
             ("learner", "step", "seed"),
@@ -130,11 +134,6 @@ def _measure(trained: Run, control: Run) -> xr.Dataset:
     }
     assert isinstance(trained.recipe.task, SineWaves)
     return xr.Dataset(variables | _functions(learners, trained.recipe.task), coordinates)
-
-
-def _at(run: Run, point: int) -> Transformer:
-    """All seeds' transformers at one measurement."""
-    return run.transformers(jax.tree.map(lambda leaf: leaf[point], eqx.filter(run.snapshots, eqx.is_array)))
 
 
 @eqx.filter_jit

@@ -4,20 +4,20 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
 from innerloop.algorithms import GradientDescent, GradientDescentPlusPlus
-from innerloop.analysis import align, over_learners
+from innerloop.analysis import align
 from innerloop.claims import Claim, Criterion, statistical
 from innerloop.exact import tune, tuning_spectra
+from innerloop.experiments.along_training import MEASURES, alignments, curve_points, training_curves
 from innerloop.experiments.deep import training_figure
-from innerloop.experiments.experiment import Experiment, Preset, Results, Stage, Variables
+from innerloop.experiments.experiment import Experiment, Preset, Results, Stage
 from innerloop.experiments.lineup import Lineup, mean_loss
-from innerloop.plots import MEASURES, house_style
+from innerloop.plots import house_style
 from innerloop.problem import Learner
 from innerloop.runs import Run
 from innerloop.training import Recipe, held_out_batch, published_blocks
@@ -33,7 +33,7 @@ CLOSER = Criterion(high=0.5)
 _ALGORITHMS = ("gradient descent", "gd++")
 _TUNING_CONTEXTS: dict[Preset, int] = {"smoke": 2000, "quick": 20_000, "paper": 50_000}
 _TASKS: dict[Preset, int] = {"smoke": 200, "quick": 2000, "paper": 10_000}
-_CURVE_POINTS, _CURVE_TASKS = 10, 500
+_CURVE_TASKS = 500
 
 
 def recipes(preset: Preset, num_seeds: int | None) -> dict[str, Recipe]:
@@ -55,25 +55,21 @@ def analyse(preset: Preset, runs: Mapping[str, Run], stage: Stage) -> Results:
     samples = jax.tree.map(lambda leaf: leaf[: _TASKS[preset]], held_out_batch(run.recipe).samples())
     stage("alignment along training")
     few = jax.tree.map(lambda leaf: leaf[:_CURVE_TASKS], samples)
-    points = np.unique(np.linspace(0, run.metrics.sizes["step"] - 1, _CURVE_POINTS).round().astype(int))
-    curves = [_alignments(_at(run, point), algorithms, few) for point in points]
+    compared = [algorithms[name] for name in _ALGORITHMS]
+    variables = training_curves(run, compared, few)
     stage("comparison")
     lineup = Lineup(algorithms, {"trained": run.transformers()}, len(run.recipe.seeds))
-    final = _alignments(run.transformers(), algorithms, samples)
+    final = alignments(run.transformers(), compared, samples)
     near_miss = align(algorithms["gradient descent"], algorithms["gd++"], samples)
     losses = {"units": "half squared error, mean over tasks"}
-    variables: Variables = {
-        "loss": (("step", "seed"), run.metrics["evaluation_loss"].values, losses),
-        "final_loss": (("learner", "seed"), lineup.measure(mean_loss, samples), losses),
-    }
+    variables["final_loss"] = (("learner", "seed"), lineup.measure(mean_loss, samples), losses)
     for measure in MEASURES:
         units = {"units": f"{measure} of sensitivities, mean"}
-        variables[measure] = (("curve_step", "algorithm", "seed"), np.stack([one[measure] for one in curves]), units)
         variables[f"final_{measure}"] = (("algorithm", "seed"), final[measure], units)
         variables[f"gd_{measure}"] = ((), np.asarray(getattr(near_miss, measure)), {"of": "GD with GD++"})
     coordinates = {
         "step": run.metrics["step"].values,
-        "curve_step": run.metrics["step"].values[points],
+        "curve_step": run.metrics["step"].values[curve_points(run)],
         "seed": np.asarray(run.recipe.seeds),
         "learner": lineup.names(),
         "algorithm": list(_ALGORITHMS),
@@ -106,21 +102,6 @@ def _tuned_algorithms(run: Run, *, num_contexts: int) -> dict[str, Learner]:
             STEPS,
         ),
     }
-
-
-def _at(run: Run, point: int):
-    return run.transformers(jax.tree.map(lambda leaf: leaf[point], eqx.filter(run.snapshots, eqx.is_array)))
-
-
-@eqx.filter_jit
-def _aligned(learners, other, samples):
-    return over_learners(lambda one: align(one, other, samples), learners)
-
-
-def _alignments(learners, algorithms: dict[str, Learner], samples) -> dict[str, np.ndarray]:
-    """Measures by name, each (algorithm, seed)."""
-    aligned = [_aligned(learners, algorithms[name], samples) for name in _ALGORITHMS]
-    return {measure: np.stack([np.asarray(getattr(one, measure)) for one in aligned]) for measure in MEASURES}
 
 
 def _loss_claim(data: xr.Dataset) -> Claim:

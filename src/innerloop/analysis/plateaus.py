@@ -11,7 +11,7 @@ Progress is the share of the way from the first loss to a target loss, here grad
 
     >>> steps = np.arange(0, 700, 100)
     >>> find_drop(steps, np.array([1.0, 0.9, 0.89, 0.88, 0.88, 0.08, 0.01]), target=0.0)
-    Drop(step=447.5, arrived=490.0, plateau_begin=100.0, plateau_end=400.0)
+    Drop(step=447.5, arrived=497.5, plateau_begin=100.0, plateau_end=400.0)
 """
 
 from typing import NamedTuple

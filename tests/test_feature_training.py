@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from operator import itemgetter
 
 import jax
 import jax.numpy as jnp
@@ -94,7 +95,7 @@ def test_a_step_is_adam_on_the_loss_of_the_algorithm(trained):
         for index, seed in enumerate(RECIPE.seeds):
             key = jax.random.fold_in(named_key(root_key(seed), "training"), 0)
             samples = RECIPE.task.sample_batch(key, RECIPE.batch_size).samples()
-            before, moved = (jax.tree.map(lambda leaf: leaf[index], each.parameters) for each in (start, after))  # noqa: B023
+            before, moved = (jax.tree.map(itemgetter(index), each.parameters) for each in (start, after))
             loss, gradient = loss_and_gradient(before, samples)
             np.testing.assert_allclose(trained[1][1].train_loss[index], loss, rtol=1e-12)
             for old, new, slope in zip(*map(jax.tree.leaves, (before, moved, gradient)), strict=True):

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from functools import partial
+from operator import itemgetter
 from typing import get_args
 
 import jax
@@ -74,7 +75,7 @@ def stack_by_hand(config, weights, tokens, num_targets):
 
     history, maps = [np.stack(tokens)], []
     for layer, kind in enumerate(kinds):
-        own = jax.tree.map(lambda leaf: leaf[0 if config.tied else layer], weights.layers())  # noqa: B023
+        own = jax.tree.map(itemgetter(0 if config.tied else layer), weights.layers())
         read = tokens
         if config.layer_norm == "before" or (config.layer_norm == "between" and layer > 0):
             read = [norm_by_hand(own.attention_norm, token) for token in tokens]

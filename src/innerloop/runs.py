@@ -190,7 +190,7 @@ def _train_into(folder: RunFolder, recipe: Recipe, report) -> None:
     if folder.file(CHECKPOINT).exists():
         if _read_recipe(folder) != recipe:
             raise damaged(folder.file(RECIPE), "it is not the recipe that the folder is named after")
-        state, history = _read_checkpoint(folder, recipe)
+        stored, history = _read_checkpoint(folder, recipe)
         recorded = read_json(folder.file(ENVIRONMENT))
         if changes := differences(recorded, _environment(recipe)):
             # Bits are promised per environment: a run begun in one and finished in another says so for ever.
@@ -198,9 +198,10 @@ def _train_into(folder: RunFolder, recipe: Recipe, report) -> None:
     else:
         write_atomically(folder.file(RECIPE), recipe_to_json(recipe).encode())
         write_json(folder.file(ENVIRONMENT), _environment(recipe))
-        state, history = None, []
+        stored, history = None, []
     written = time.monotonic()
-    for state, measurement in train(recipe, state):  # noqa: B020 (the loop goes on from the stored state)
+    state = stored
+    for state, measurement in train(recipe, stored):
         history.append(_on_host(measurement))
         if report is not None:
             report(_progress(folder, recipe, history[-1]))

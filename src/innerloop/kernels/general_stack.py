@@ -5,6 +5,8 @@ the products W_KQ and W_PV, layers that are built alike are one loop, and the la
 is linear, and nothing but attention is below it, the layer before moves the query alone, too.
 """
 
+from operator import itemgetter
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -42,7 +44,7 @@ def general_stack_entries(
             weights, reduced = shared if own is None else own
             return _layer(config, kind, normalises, weights, reduced, rows, rows.shape[1], num_targets), None
 
-        own = None if config.tied else jax.tree.map(lambda leaf: leaf[in_loop.start : in_loop.stop], layers)  # noqa: B023
+        own = None if config.tied else jax.tree.map(itemgetter(slice(in_loop.start, in_loop.stop)), layers)
         rows, _ = jax.lax.scan(body, rows, own, length=len(in_loop))
 
     def weights_of(layer: int):

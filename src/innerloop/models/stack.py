@@ -16,6 +16,8 @@ which is how a trained layer is applied fifty times:
 
 import dataclasses
 import itertools
+from functools import partial
+from operator import itemgetter
 from typing import Literal, NamedTuple, get_args
 
 import equinox as eqx
@@ -216,7 +218,11 @@ def run_stack(
             tokens = jnp.clip(tokens, -config.token_clip, config.token_clip)
         return tokens
 
-    def layer(segment: LayerSegment, tokens, own: StackWeights):
+    layers = weights.layers()
+    shared = jax.tree.map(itemgetter(0), layers)
+
+    def layer(segment: LayerSegment, tokens, untied: StackWeights | None):
+        own = shared if untied is None else untied
         read = tokens
         if segment.normalises:
             assert own.attention_norm is not None
@@ -234,13 +240,11 @@ def run_stack(
             tokens = moved(tokens, mlp(own.mlp, read))
         return tokens, (tokens, attention)
 
-    layers = weights.layers()
-    shared = jax.tree.map(lambda leaf: leaf[0], layers)
     all_tokens, all_attention = [tokens[None]], []
     for segment in layer_segments(config):
-        own = jax.tree.map(lambda leaf: leaf[segment.layers.start : segment.layers.stop], layers)  # noqa: B023
+        own = jax.tree.map(itemgetter(slice(segment.layers.start, segment.layers.stop)), layers)
         tokens, (passed, attention) = jax.lax.scan(
-            lambda tokens, own: layer(segment, tokens, shared if own is None else own),  # noqa: B023
+            partial(layer, segment),
             tokens,
             None if config.tied else own,
             length=len(segment.layers),

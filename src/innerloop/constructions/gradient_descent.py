@@ -41,16 +41,16 @@ def gradient_descent_weights(
         positive_int(name, value)
     rates = jnp.atleast_1d(jnp.asarray(learning_rate, dtype=jnp.result_type(float)))
     token_size = input_size + output_size
-    selector = np.zeros((token_size, token_size))
-    selector[:input_size, :input_size] = np.eye(input_size)
-    values = jnp.zeros((token_size, token_size)).at[input_size:, input_size:].set(-jnp.eye(output_size))
+    # NumPy as far as it goes: outside of a compiled program every JAX operation is one of its own to compile.
+    selector = np.diag([1.0] * input_size + [0.0] * output_size)
+    values = np.diag([0.0] * input_size + [-1.0] * output_size)
     if initial_weights is not None:
-        values = values.at[input_size:, :input_size].set(initial_weights)
+        values = jnp.asarray(values, dtype=rates.dtype).at[input_size:, :input_size].set(initial_weights)
 
     def per_layer(matrix):
         return jnp.broadcast_to(jnp.asarray(matrix, dtype=rates.dtype), (rates.shape[0], 1, token_size, token_size))
 
-    projection = (rates / context_length)[:, None, None, None] * jnp.eye(token_size)
+    projection = (rates / context_length)[:, None, None, None] * np.eye(token_size, dtype=rates.dtype)
     return StackWeights(
         AttentionWeights(W_K=per_layer(selector), W_Q=per_layer(selector), W_V=per_layer(values), P=projection)
     )

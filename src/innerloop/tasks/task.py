@@ -72,8 +72,13 @@ class Task(eqx.Module):
 
     def sample(self, key: Key[Array, ""]) -> Sample:
         """Draws one task."""
-        return jax.tree.map(lambda leaf: leaf[0], self.sample_batch(key, 1).samples())
+        return jax.tree.map(lambda leaf: leaf[0], self.samples(key, 1))
 
     def samples(self, key: Key[Array, ""], num_tasks: int) -> Sample:
         """Draws ``num_tasks`` tasks with a leading batch axis."""
-        return self.sample_batch(key, num_tasks).samples()
+        return _samples(self, key, num_tasks)
+
+
+@eqx.filter_jit  # one program; step by step, every operation is a program of its own to compile
+def _samples(task: Task, key: Key[Array, ""], num_tasks: int) -> Sample:
+    return task.sample_batch(key, num_tasks).samples()

@@ -5,6 +5,7 @@ Each check returns the largest absolute error and the same error for a near miss
 
 from typing import NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
@@ -14,7 +15,7 @@ from innerloop.claims import Claim, Criterion, exact
 from innerloop.constructions import gradient_descent_transformer
 from innerloop.keys import named_key, root_key
 from innerloop.models import StackConfig, Transformer, products
-from innerloop.problem import Learner
+from innerloop.problem import Learner, Prediction
 from innerloop.tasks import LinearRegression, Sample
 from innerloop.tokens import ConcatenatedTokens
 
@@ -109,7 +110,7 @@ def stacked_layers(key: Key[Array, ""]) -> Check:
     samples, initial = _problems(key)
     constructed = _constructed(samples, initial, num_layers=5)
     five, four = (GradientDescent(_LEARNING_RATE, steps, initial_weights=initial) for steps in (5, 4))
-    final = [jax.vmap(learner)(samples.problem).value for learner in (constructed, five, four)]
+    final = [_predict(learner, samples).value for learner in (constructed, five, four)]
     control_error = float(jnp.max(jnp.abs(final[0] - final[2])))
     return Check(_difference(constructed, five, samples), control_error)
 
@@ -153,8 +154,8 @@ def published_demo(key: Key[Array, ""]) -> Check:
             initial_weights=initial,
         )  # fmt: skip
 
-    descent = jax.vmap(GradientDescent(1.0, 100, initial_weights=initial))(samples.problem).value
-    errors = [jnp.linalg.norm(jax.vmap(constructed(rate))(samples.problem).value - descent) for rate in (1.0, 1.1)]
+    descent = _predict(GradientDescent(1.0, 100, initial_weights=initial), samples).value
+    errors = [jnp.linalg.norm(_predict(constructed(rate), samples).value - descent) for rate in (1.0, 1.1)]
     return Check(float(errors[0]), float(errors[1]))
 
 
@@ -178,8 +179,13 @@ def _constructed(samples: Sample, initial_weights: Array | None, *, num_layers: 
     return Transformer(transformer.config, transformer.weights, ConcatenatedTokens(initial_weights))
 
 
+@eqx.filter_jit
+def _predict(learner: Learner, samples: Sample) -> Prediction:
+    return jax.vmap(learner)(samples.problem)
+
+
 def _difference(learner: Learner, other: Learner, samples: Sample) -> float:
     """Largest absolute difference of two learners' trajectories, query and context."""
-    ours, theirs = (jax.vmap(one)(samples.problem) for one in (learner, other))
+    ours, theirs = (_predict(one, samples) for one in (learner, other))
     differences = jax.tree.map(lambda a, b: jnp.max(jnp.abs(a - b)), ours, theirs)
     return max(float(difference) for difference in jax.tree.leaves(differences))

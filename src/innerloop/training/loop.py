@@ -27,6 +27,7 @@ from innerloop.keys import named_key, root_key
 from innerloop.models import StackWeights
 from innerloop.tasks import Batch
 from innerloop.tokens import ConcatenatedTokens
+from innerloop.training.devices import Layout, layout, over_devices, over_seeds, share_tasks
 from innerloop.training.optimizer import make_optimizer
 from innerloop.training.parameters import Parameters, initial_parameters, stack_weights
 from innerloop.training.recipe import Recipe
@@ -128,7 +129,7 @@ def _compiled_initial_state(recipe: Recipe):
         parameters = initial_parameters(recipe, named_key(key, "initialisation"))
         return parameters, optimizer.init(eqx.filter(parameters, eqx.is_array))
 
-    return jax.jit(partial(_over_seeds, one_seed))
+    return jax.jit(partial(over_seeds, one_seed))
 
 
 def recipe_kernel(recipe: Recipe) -> Kernel:
@@ -150,15 +151,13 @@ def _seed_keys(recipe: Recipe):
     return jnp.stack([root_key(seed) for seed in recipe.seeds])
 
 
-def _over_seeds(function, *arguments) -> Any:
-    """One seed after the other on a CPU, all at once elsewhere.
-
-    On a CPU one seed's arithmetic fills the cores already, and the loop keeps a seed's bits independent of its
-    company; an accelerator needs all seeds together to be filled.
-    """
-    if jax.default_backend() == "cpu":
-        return jax.lax.map(lambda packed: function(*packed), arguments)
-    return jax.vmap(function)(*arguments)
+def _grid(recipe: Recipe) -> Layout:
+    """The devices that train a recipe. The native code fills a CPU's cores with one batch: its tasks stay together."""
+    return layout(
+        num_devices=jax.device_count(),
+        num_seeds=len(recipe.seeds),
+        num_tasks=recipe.tasks_per_step if recipe_path(recipe) == "jax" else 1,
+    )
 
 
 @lru_cache(maxsize=1)
@@ -192,7 +191,7 @@ def _compiled_evaluation(recipe: Recipe):
         weights = stack_weights(recipe, parameters)
         return batch_loss(recipe.model, tokens, weights, batch), weights
 
-    return jax.jit(lambda parameters, batch: _over_seeds(partial(one_seed, batch), parameters))
+    return jax.jit(lambda parameters, batch: over_seeds(partial(one_seed, batch), parameters))
 
 
 def _advance_from(recipe: Recipe, state: TrainingState, evaluation_batch: Batch):
@@ -213,7 +212,8 @@ def _compiled_chunk(recipe: Recipe, length: int, path: str):
 
     The kernel's ``path`` belongs to what is remembered, because ``INNERLOOP_NATIVE`` may change between calls.
     """
-    kernel = recipe_kernel(recipe)
+    grid = _grid(recipe)
+    kernel = share_tasks(recipe_kernel(recipe), grid.tasks)
     assert kernel.path == path
     optimizer = make_optimizer(recipe)
 
@@ -242,7 +242,8 @@ def _compiled_chunk(recipe: Recipe, length: int, path: str):
         optimizer_state = jax.tree.map(keep, new_optimizer_state, optimizer_state)
         return parameters, optimizer_state, diverged_at, loss, norm
 
-    def one_seed(first_step, evaluation_batch, parameters, optimizer_state, diverged_at, key):
+    def one_seed(shared, parameters, optimizer_state, diverged_at, key):
+        first_step, evaluation_batch = shared
         stream = named_key(key, "training")
 
         def body(carry, step):
@@ -265,8 +266,10 @@ def _compiled_chunk(recipe: Recipe, length: int, path: str):
 
     @partial(jax.jit, compiler_options=compiler_options())
     def chunk(state, keys, evaluation_batch):
-        parameters, optimizer_state, diverged_at, weights, measured = _over_seeds(
-            partial(one_seed, state.step, evaluation_batch),
+        parameters, optimizer_state, diverged_at, weights, measured = over_devices(
+            one_seed,
+            grid,
+            (state.step, evaluation_batch),
             state.parameters,
             state.optimizer,
             state.diverged_at,

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from helpers import CONTEXT_LENGTH, INPUT_SIZE, OUTPUT_SIZE, assert_trees_close, random_problem, random_weights
 
-from innerloop.algorithms import GradientDescent, GradientDescentPlusPlus, Ridge, Trivial
-from innerloop.constructions import gradient_descent_transformer
+from innerloop.algorithms import GradientDescent, GradientDescentPlusPlus, Ridge, Trivial, WithPriorPairs
+from innerloop.constructions import gradient_descent_transformer, weight_decay_transformer
 from innerloop.models import StackConfig, Transformer
 from innerloop.problem import Problem, from_callable
 from innerloop.tokens import ConcatenatedTokens
@@ -55,6 +55,12 @@ LEARNERS = {
     "gd-damped-3": Example(
         lambda W0: GradientDescent(jnp.array(RATES), num_steps=3, damping=0.75, initial_weights=W0), 3, True
     ),
+    "gd-decay": Example(
+        lambda W0: GradientDescent(jnp.array(RATES), 3, damping=0.75, initial_weights=W0, weight_decay=0.3), 3, True
+    ),
+    "prior-pairs": Example(
+        lambda W0: WithPriorPairs(Ridge(0.7), 0.5 * jnp.eye(INPUT_SIZE), jnp.zeros((INPUT_SIZE, OUTPUT_SIZE))), 1, True
+    ),
     "gd++": Example(
         lambda W0: GradientDescentPlusPlus(jnp.array(RATES), jnp.array((0.02, 0.05, -0.03)), 3, initial_weights=W0),
         3,
@@ -69,6 +75,9 @@ LEARNERS = {
         ),
         3,
         True,
+    ),
+    "construction-decay": Example(
+        lambda W0: weight_decay_transformer(**SIZES, learning_rate=0.7, weight_decay=0.3, num_layers=2), 2, True
     ),
     "transformer": transformer(),
     "transformer-tied-heads": transformer(num_layers=3, num_heads=2, key_size=3, damping=0.75),

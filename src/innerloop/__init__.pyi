@@ -6,6 +6,7 @@ from .algorithms import KernelGradientDescent as KernelGradientDescent
 from .algorithms import OnFeatures as OnFeatures
 from .algorithms import Ridge as Ridge
 from .algorithms import Trivial as Trivial
+from .algorithms import WithPriorPairs as WithPriorPairs
 from .algorithms import bayes_optimal as bayes_optimal
 from .analysis import Alignment as Alignment
 from .analysis import align as align
@@ -30,7 +31,9 @@ from .constructions import gradient_descent_plus_plus_transformer as gradient_de
 from .constructions import gradient_descent_plus_plus_weights as gradient_descent_plus_plus_weights
 from .constructions import gradient_descent_transformer as gradient_descent_transformer
 from .constructions import gradient_descent_weights as gradient_descent_weights
+from .constructions import weight_decay_transformer as weight_decay_transformer
 from .exact import OneLayerLoss as OneLayerLoss
+from .exact import filter_losses as filter_losses
 from .exact import gradient_descent_losses as gradient_descent_losses
 from .exact import one_layer_loss as one_layer_loss
 from .exact import one_step_loss as one_step_loss
@@ -38,6 +41,8 @@ from .exact import optimal_layer as optimal_layer
 from .exact import optimal_learning_rate as optimal_learning_rate
 from .exact import sample_spectra as sample_spectra
 from .exact import tune as tune
+from .exact import tune_stopping as tune_stopping
+from .exact import tune_weight_decay as tune_weight_decay
 from .exact import tuning_spectra as tuning_spectra
 from .experiments import EXPERIMENTS as EXPERIMENTS
 from .experiments import Experiment as Experiment
@@ -64,6 +69,7 @@ from .tasks import Laplace as Laplace
 from .tasks import LinearRegression as LinearRegression
 from .tasks import Normal as Normal
 from .tasks import RandomNetwork as RandomNetwork
+from .tasks import ReplacedTargets as ReplacedTargets
 from .tasks import Sample as Sample
 from .tasks import SineWaves as SineWaves
 from .tasks import Uniform as Uniform

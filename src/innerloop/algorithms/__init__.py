@@ -4,6 +4,7 @@ from innerloop.algorithms.centred import Centred
 from innerloop.algorithms.deep_features import FeatureMap, KernelFunction, KernelGradientDescent, OnFeatures
 from innerloop.algorithms.gradient_descent import GradientDescent
 from innerloop.algorithms.gradient_descent_plus_plus import GradientDescentPlusPlus, Residuals
+from innerloop.algorithms.prior_pairs import WithPriorPairs
 from innerloop.algorithms.ridge import Ridge, bayes_optimal
 from innerloop.algorithms.trivial import Trivial
 
@@ -18,5 +19,6 @@ __all__ = [
     "Residuals",
     "Ridge",
     "Trivial",
+    "WithPriorPairs",
     "bayes_optimal",
 ]

@@ -4,6 +4,10 @@ On L(W) = 1/(2N) sum_j |W x_j - y_j|^2 one step is
 
     W <- W - damping * (eta / N) sum_j (W x_j - y_j) x_j^T.
 
+With weight decay lambda the loss is L(W) + lambda / 2 |W|^2, so a step also takes damping * eta lambda W off. It tends
+to the ridge solution with penalty N lambda on the un-normalised sum. From W0 = 0 the first step has nothing to decay:
+decay starts to matter with the second.
+
 Where sources disagree: the paper's equations divide by N as here; its tables and the published code print eta / N. Our
 ``learning_rate`` is eta throughout.
 """
@@ -25,10 +29,13 @@ class GradientDescent(eqx.Module):
         num_steps: number of steps K.
         damping: factor on every step.
         initial_weights: W0; None means zero.
+        weight_decay: lambda, in units of 1 / learning rate; a negative one lets the weights grow.
 
     Example:
         >>> problem = Problem(jnp.eye(2), jnp.array([[2.0], [4.0]]), jnp.array([1.0, 1.0]))
         >>> float(GradientDescent(learning_rate=1.0)(problem).value[0])   # (eta / N) (2 + 4)
+        3.0
+        >>> float(GradientDescent(1.0, num_steps=2, weight_decay=0.5)(problem).value[0])   # 3 + 3 / 2 - 3 / 2
         3.0
     """
 
@@ -36,6 +43,7 @@ class GradientDescent(eqx.Module):
     num_steps: int = eqx.field(default=1, static=True)
     damping: float | Float[Array, ""] = 1.0
     initial_weights: Float[Array, "output_size input_size"] | None = None
+    weight_decay: float | Float[Array, ""] = 0.0
 
     def __check_init__(self):
         positive_int("num_steps", self.num_steps, minimum=0)
@@ -63,7 +71,8 @@ class GradientDescent(eqx.Module):
 
         def step(weights, rate):
             residuals = inputs @ weights.T - targets  # (context, output_size)
-            weights = weights - self.damping * (rate / num_context) * residuals.T @ inputs
+            decayed = self.damping * rate * self.weight_decay * weights
+            weights = weights - self.damping * (rate / num_context) * residuals.T @ inputs - decayed
             return weights, weights
 
         _, weights = jax.lax.scan(step, initial, rates)

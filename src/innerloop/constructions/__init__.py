@@ -11,6 +11,7 @@ from innerloop.constructions.gradient_descent_plus_plus import (
     gradient_descent_plus_plus_transformer,
     gradient_descent_plus_plus_weights,
 )
+from innerloop.constructions.weight_decay import weight_decay_transformer
 
 __all__ = [
     "alternating_descent_transformer",
@@ -23,4 +24,5 @@ __all__ = [
     "gradient_descent_plus_plus_weights",
     "gradient_descent_transformer",
     "gradient_descent_weights",
+    "weight_decay_transformer",
 ]

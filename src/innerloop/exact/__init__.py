@@ -1,5 +1,14 @@
 """Expected losses and optima in closed form or from spectra: no samples of targets, no noise in the answer."""
 
+from innerloop.exact.filters import (
+    Stopping,
+    TunedDecay,
+    decay_filter,
+    filter_losses,
+    ridge_filter,
+    tune_stopping,
+    tune_weight_decay,
+)
 from innerloop.exact.one_layer import OneLayerLoss, check_one_layer, one_layer_loss, optimal_layer
 from innerloop.exact.one_step import (
     OneStepLoss,
@@ -15,10 +24,14 @@ __all__ = [
     "OneLayerLoss",
     "OneStepLoss",
     "Spectra",
+    "Stopping",
     "Tuned",
+    "TunedDecay",
     "TuningSpectra",
     "check_one_layer",
     "context_spectra",
+    "decay_filter",
+    "filter_losses",
     "gradient_descent_losses",
     "one_layer_loss",
     "one_step_loss",
@@ -26,8 +39,11 @@ __all__ = [
     "optimal_layer",
     "optimal_learning_rate",
     "pool",
+    "ridge_filter",
     "sample_spectra",
     "trivial_loss",
     "tune",
+    "tune_stopping",
+    "tune_weight_decay",
     "tuning_spectra",
 ]

@@ -6,6 +6,7 @@ from innerloop.experiments.experiment import Experiment, Preset, Results
 from innerloop.experiments.finite_data import FINITE_DATA
 from innerloop.experiments.five_layer import FIVE_LAYER
 from innerloop.experiments.layernorm import LAYERNORM
+from innerloop.experiments.noise import NOISE
 from innerloop.experiments.one_layer import ONE_LAYER
 from innerloop.experiments.plateaus import PLATEAUS
 from innerloop.experiments.sine import SINE
@@ -31,6 +32,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         LAYERNORM,
         PLATEAUS,
         FINITE_DATA,
+        NOISE,
     )
 }
 
@@ -41,6 +43,7 @@ __all__ = [
     "FINITE_DATA",
     "FIVE_LAYER",
     "LAYERNORM",
+    "NOISE",
     "ONE_LAYER",
     "PLATEAUS",
     "SINE",

@@ -17,6 +17,7 @@ from innerloop.tasks.linear_regression import (
     typical_context_norm,
 )
 from innerloop.tasks.random_network import RandomNetwork
+from innerloop.tasks.replaced_targets import ReplacedTargets
 from innerloop.tasks.sine_waves import SineWaves
 from innerloop.tasks.task import Batch, Sample, Task
 
@@ -45,6 +46,7 @@ __all__ = [
     "LinearRegression",
     "Normal",
     "RandomNetwork",
+    "ReplacedTargets",
     "Sample",
     "SineWaves",
     "Task",

@@ -82,7 +82,7 @@ def recipes(preset: Preset, num_seeds: int | None) -> dict[str, Recipe]:
             num_layers, tied = STACKS[stack]
             chosen[label(stack, noise_std)] = published(num_layers=num_layers, tied=tied, task=task, seeds=seeds)
         if preset != "smoke":  # L-BFGS takes longer to compile than everything else there
-            chosen[exact_label(noise_std)] = expected(task=task, num_steps=100, seeds=seeds)
+            chosen[exact_label(noise_std)] = expected(task=task, seeds=seeds)
     plain = chosen[label(ONE, NOISE_LEVELS[0])]
     for decay in DECAYS:
         optimizer = dataclasses.replace(plain.optimizer, weight_decay=decay)

@@ -364,16 +364,16 @@ def stack_of_products(W_KQ, W_PV):
 
 @x64
 def test_a_key_on_the_target_is_decay_on_shrinking_targets():
-    """Two layers with c and kappa against W <- (1 - d) W - c sum (W x - t y) x^T, t <- (1 - d) t, in NumPy."""
+    """Two layers with c and beta against W <- (1 - d) W - c sum (W x - t y) x^T, t <- (1 - d) t, in NumPy."""
     problem, numbers = random_problem(6, output_size=1), ((0.04, 0.03), (0.06, -0.02))
-    W_KQ = np.stack([np.diag([1.0, 1.0, 1.0, kappa]) for _, kappa in numbers])
+    W_KQ = np.stack([np.diag([1.0, 1.0, 1.0, beta]) for _, beta in numbers])
     W_PV = np.stack([np.diag([0.0, 0.0, 0.0, -c]) for c, _ in numbers])
     stack = stack_of_products(W_KQ[None], W_PV[None])
     inputs, targets = np.asarray(problem.context_inputs), np.asarray(problem.context_targets)[:, 0]
     W, t, expected = np.zeros(INPUT_SIZE), 1.0, [0.0]
-    for c, kappa in numbers:
+    for c, beta in numbers:
         left = t * targets - inputs @ W
-        decay = c * kappa * np.sum(left**2)
+        decay = c * beta * np.sum(left**2)
         W, t = (1 - decay) * W + c * left @ inputs, (1 - decay) * t
         expected.append(float(W @ np.asarray(problem.query_input)))
     actual = jax.tree.map(lambda leaf: leaf[0], stack)(problem).trajectory[:, 0]
@@ -395,8 +395,8 @@ def test_reduced_stacks_keep_four_numbers():
             full = W_PV[seed, layer]
             expected = np.diag([np.trace(full[:3, :3]) / 3] * 3 + [full[3, 3]])
             np.testing.assert_allclose(attention.W_V[seed, layer, 0], expected, atol=1e-14)
-    kappa = W_KQ[..., 3, 3] / (np.trace(W_KQ[..., :3, :3], axis1=-2, axis2=-1) / 3)
-    np.testing.assert_allclose(target_keys(stacks, INPUT_SIZE), kappa, rtol=1e-12)
+    beta = W_KQ[..., 3, 3] / (np.trace(W_KQ[..., :3, :3], axis1=-2, axis2=-1) / 3)
+    np.testing.assert_allclose(target_keys(stacks, INPUT_SIZE), beta, rtol=1e-12)
 
 
 @pytest.mark.parametrize(("to_own", "to_rival", "place"), [(0.0, 2.0, 1.0), (2.0, 0.0, -1.0), (1.5, 1.5, 0.0)])

@@ -55,7 +55,7 @@ _CELL = {
     "prediction_difference": (("learner", "other", "seed"), "norm of the difference of predictions, mean over tasks"),
     "expected_loss": (("algorithm",), "half squared error, expected, on spectra"),
     "tuned_decay": ((), "lambda, 1 / learning rate"),
-    "target_key": (("seed",), "kappa, mean over distinct layers"),
+    "target_key": (("seed",), "beta, mean over distinct layers"),
     "small_steps": ((), "steps of a tenth of the best single step"),
 }
 """Dimensions and units of what is measured of every stack at every noise level."""

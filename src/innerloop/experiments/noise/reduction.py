@@ -1,18 +1,18 @@
 """A trained stack reduced to four numbers per layer: what it would be if it were GD++ with a key on the target entry.
 
-With W_KQ = diag(1, .., 1, kappa) and P W_V = diag(-gamma, .., -gamma, -c), in the gauge where W_KQ begins with ones, a
+With W_KQ = diag(1, .., 1, beta) and P W_V = diag(-gamma, .., -gamma, -c), in the gauge where W_KQ begins with ones, a
 layer of linear attention over context tokens (x_j, u_j) moves every token, the query's too, by
 
-    u_i <- (1 - c kappa sum_j u_j^2) u_i - c sum_j u_j x_j^T x_i,
-    x_i <- x_i - gamma sum_j x_j (x_j^T x_i + kappa u_j u_i).
+    u_i <- (1 - c beta sum_j u_j^2) u_i - c sum_j u_j x_j^T x_i,
+    x_i <- x_i - gamma sum_j x_j (x_j^T x_i + beta u_j u_i).
 
-For kappa = 0 that is GD++. For gamma = 0, with u_j = t y_j - W x_j and -W x_q in the query's token, it is gradient
-descent with weight decay d = c kappa sum_j u_j^2, larger where targets are, on targets that shrink alike:
+For beta = 0 that is GD++. For gamma = 0, with u_j = t y_j - W x_j and -W x_q in the query's token, it is gradient
+descent with weight decay d = c beta sum_j u_j^2, larger where targets are, on targets that shrink alike:
 
     W <- (1 - d) W - c sum_j (W x_j - t y_j) x_j^T,    t <- (1 - d) t.
 
 So a layer can decay without the constant tokens of `innerloop.constructions.weight_decay`, in its own way. In the first
-layer's query token u is zero: one layer cannot use kappa.
+layer's query token u is zero: one layer cannot use beta.
 """
 
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ def reduced(stacks: Transformer, input_size: int, *, with_target_key: bool) -> T
     Args:
         stacks: one output and one head, stacked along seeds.
         input_size: n_i.
-        with_target_key: keep kappa; without it the stack is GD++ with the numbers that it had.
+        with_target_key: keep beta; without it the stack is GD++ with the numbers that it had.
     """
 
     def reduce(one: Transformer) -> Transformer:

@@ -1,6 +1,7 @@
 """What learners say of the same tasks: predictions and sensitivities, from which all comparisons of pairs follow.
 
 >>> from innerloop.algorithms import GradientDescent, Ridge
+>>> from innerloop.keys import root_key
 >>> from innerloop.tasks import LinearRegression
 >>> samples = LinearRegression().samples(root_key(0), 100)
 >>> measured = responses(Lineup({"one": GradientDescent(6.0), "other": Ridge(0.1)}, {}, num_seeds=1), samples)

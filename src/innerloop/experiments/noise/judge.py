@@ -79,12 +79,13 @@ def nearest_note(data: xr.Dataset) -> str:
     for stack in data["stack"].values:
         for level in data["noise"].values:
             cell = data.sel(stack=stack, noise=level)
-            trained = cell.sel(learner="trained", other=list(ALGORITHMS)).mean("seed")
-            loss = cell["loss"].sel(learner=list(ALGORITHMS)) / cell["loss"].sel(learner="trained") - 1
+            own, others = own_and_rivals(cell, str(stack))
+            trained = cell.sel(learner="trained", other=[own, *others]).mean("seed")
+            loss = cell["loss"].sel(learner=[own, *others]) / cell["loss"].sel(learner="trained") - 1
             names = (
                 trained["other"].values[int(trained["model_difference"].argmin("other"))],
                 trained["other"].values[int(trained["cosine"].argmax("other"))],
-                ALGORITHMS[int(cast(xr.DataArray, abs(loss)).mean("seed").argmin("learner"))],
+                loss["learner"].values[int(cast(xr.DataArray, abs(loss)).mean("seed").argmin("learner"))],
             )
             parts.append(f"{stack} at noise {level:g} to {names[0]}, {names[1]}, {names[2]}")
     return f"Nearest by difference of sensitivities, by their cosine, by loss: {'; '.join(parts)}."

@@ -12,7 +12,16 @@ import numpy as np
 import pytest
 from helpers import CONTEXT_LENGTH, INPUT_SIZE, OUTPUT_SIZE, assert_trees_close, random_problem, random_weights
 
-from innerloop.algorithms import GradientDescent, GradientDescentPlusPlus, Ridge, Trivial, WithPriorPairs
+from innerloop.algorithms import (
+    CrossEntropyDescent,
+    GradientDescent,
+    GradientDescentPlusPlus,
+    KernelSmoothing,
+    LogisticRegression,
+    Ridge,
+    Trivial,
+    WithPriorPairs,
+)
 from innerloop.constructions import gradient_descent_transformer, weight_decay_transformer
 from innerloop.models import StackConfig, Transformer
 from innerloop.problem import Problem, from_callable
@@ -79,6 +88,9 @@ LEARNERS = {
     "construction-decay": Example(
         lambda W0: weight_decay_transformer(**SIZES, learning_rate=0.7, weight_decay=0.3, num_layers=2), 2, True
     ),
+    "ce-gd": Example(lambda W0: CrossEntropyDescent(0.7, 2), 2, False),
+    "logistic": Example(lambda W0: LogisticRegression(0.7), 1, False),
+    "smoothing": Example(lambda W0: KernelSmoothing(0.7, 1.1), 1, False),
     "transformer": transformer(),
     "transformer-tied-heads": transformer(num_layers=3, num_heads=2, key_size=3, damping=0.75),
     "transformer-untied-query": transformer(num_layers=2, tied=False, query_in_keys=True, token_clip=1.5),

@@ -13,7 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from innerloop.models import StackConfig
-from innerloop.tasks import INPUT_DISTRIBUTIONS, TASKS, Gaussian, LinearRegression, RandomNetwork, SineWaves
+from innerloop.tasks import (
+    INPUT_DISTRIBUTIONS,
+    TASKS,
+    Gaussian,
+    LinearClassification,
+    LinearRegression,
+    RandomNetwork,
+    SineWaves,
+)
 from innerloop.tokens import Positions
 from innerloop.training import (
     OptimizerConfig,
@@ -151,6 +159,7 @@ def other_recipes(draw):
             input_range=above_zero,
         )
         | st.builds(RandomNetwork, input_size=st.just(3), hidden_size=sizes, inputs=input_distributions(3))
+        | st.builds(LinearClassification, input_size=st.just(3), target_scale=above_zero, inputs=input_distributions(3))
     )
     num_layers = draw(sizes)
     num_kinds = draw(st.sampled_from([1, num_layers]))
@@ -528,7 +537,7 @@ def test_what_needs_linear_attention_alone(part):
         assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("task", [SineWaves(), RandomNetwork()])
+@pytest.mark.parametrize("task", [SineWaves(), RandomNetwork(), LinearClassification()])
 def test_what_is_about_linear_regression_alone(task):
     with pytest.raises(ValueError, match=f"task must be linear regression for the expected.*{type(task).__name__}"):
         Recipe(task=task, loss="expected")

@@ -1,8 +1,13 @@
 """The public names, by room. `innerloop/__init__.py` imports each when it is first used."""
 
+from .algorithms import BayesianLogisticRegression as BayesianLogisticRegression
+from .algorithms import CentredLogits as CentredLogits
+from .algorithms import CrossEntropyDescent as CrossEntropyDescent
 from .algorithms import GradientDescent as GradientDescent
 from .algorithms import GradientDescentPlusPlus as GradientDescentPlusPlus
 from .algorithms import KernelGradientDescent as KernelGradientDescent
+from .algorithms import KernelSmoothing as KernelSmoothing
+from .algorithms import LogisticRegression as LogisticRegression
 from .algorithms import OnFeatures as OnFeatures
 from .algorithms import Ridge as Ridge
 from .algorithms import Trivial as Trivial
@@ -10,6 +15,7 @@ from .algorithms import WithPriorPairs as WithPriorPairs
 from .algorithms import bayes_optimal as bayes_optimal
 from .analysis import Alignment as Alignment
 from .analysis import align as align
+from .analysis import best_numbers as best_numbers
 from .analysis import compare_layers as compare_layers
 from .analysis import condition_gamma as condition_gamma
 from .analysis import interpolate as interpolate
@@ -17,11 +23,14 @@ from .analysis import read_layers as read_layers
 from .analysis import roll_out as roll_out
 from .analysis import scale_sweep as scale_sweep
 from .analysis import sensitivity as sensitivity
+from .analysis import task_accuracies as task_accuracies
 from .analysis import task_losses as task_losses
 from .analysis import trajectory_losses as trajectory_losses
 from .claims import Claim as Claim
 from .claims import Criterion as Criterion
 from .constructions import alternating_descent_transformer as alternating_descent_transformer
+from .constructions import classification_descent_transformer as classification_descent_transformer
+from .constructions import classification_descent_weights as classification_descent_weights
 from .constructions import copying_error as copying_error
 from .constructions import copying_weights as copying_weights
 from .constructions import feature_descent_transformer as feature_descent_transformer
@@ -66,6 +75,7 @@ from .runs import obtain_run as obtain_run
 from .tasks import Exponential as Exponential
 from .tasks import Gaussian as Gaussian
 from .tasks import Laplace as Laplace
+from .tasks import LinearClassification as LinearClassification
 from .tasks import LinearRegression as LinearRegression
 from .tasks import Normal as Normal
 from .tasks import RandomNetwork as RandomNetwork

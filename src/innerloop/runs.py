@@ -46,7 +46,7 @@ from innerloop.store import (
     write_json,
     write_tensors,
 )
-from innerloop.tasks import LinearRegression, family_name
+from innerloop.tasks import LinearRegression, family_name, loss_unit
 from innerloop.training import (
     Measurement,
     Recipe,
@@ -225,10 +225,11 @@ def _write_results(folder: RunFolder, recipe: Recipe, state: TrainingState, hist
     final = jax.tree.map(lambda leaf: leaf[-1], stacked.weights)
     tensors = {**_to_tensors("weights", final), **_to_tensors("snapshots", stacked.weights)}
     write_tensors(folder.file(WEIGHTS), tensors)
+    unit = loss_unit(recipe.task.prediction_loss)
     by_step = {
-        "train_loss": (stacked.train_loss, "half squared error, mean over the chunk's steps"),
+        "train_loss": (stacked.train_loss, f"{unit}, mean over the chunk's steps"),
         "gradient_norm": (stacked.gradient_norm, "global norm before clipping, mean over the chunk"),
-        "evaluation_loss": (stacked.evaluation_loss, "half squared error on the held-out tasks"),
+        "evaluation_loss": (stacked.evaluation_loss, f"{unit} on the held-out tasks"),
     }
     variables: dict[str, tuple[tuple[str, ...], np.ndarray, dict[str, str]]] = {
         name: (("step", "seed"), np.asarray(values), {"units": units}) for name, (values, units) in by_step.items()

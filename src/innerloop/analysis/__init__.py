@@ -10,7 +10,7 @@ from innerloop.analysis.copying import (
     strongest_neighbour,
     summed_sensitivities,
 )
-from innerloop.analysis.evaluation import over_learners, over_tasks, task_losses, trajectory_losses
+from innerloop.analysis.evaluation import over_learners, over_tasks, task_accuracies, task_losses, trajectory_losses
 from innerloop.analysis.heads import (
     ExpansionError,
     FirstOrderSoftmax,
@@ -25,6 +25,7 @@ from innerloop.analysis.interpolation import fix_gauge, interpolate
 from innerloop.analysis.out_of_distribution import scale_sweep
 from innerloop.analysis.plateaus import Drop, find_drop
 from innerloop.analysis.rollout import roll_out
+from innerloop.analysis.tuning import best_numbers
 from innerloop.analysis.weights import LayerReading, key_query_scale, read_layers
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "LayerReading",
     "Neighbours",
     "align",
+    "best_numbers",
     "combined_key_query",
     "compare_layers",
     "condition_gamma",
@@ -62,6 +64,7 @@ __all__ = [
     "sensitivity",
     "strongest_neighbour",
     "summed_sensitivities",
+    "task_accuracies",
     "task_losses",
     "trajectory_losses",
 ]

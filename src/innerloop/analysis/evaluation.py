@@ -1,7 +1,7 @@
 """Running learners over many tasks: losses, trajectories of losses, and the loop over seeds.
 
-All losses are half squared errors, summed over outputs; the mean over tasks is the caller's, because medians and
-per-task pairs matter too.
+Losses are half squared errors, summed over outputs, unless another one is asked for (a task family's
+``prediction_loss``, say); the mean over tasks is the caller's, because medians and per-task pairs matter too.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from innerloop.problem import Learner
-from innerloop.tasks import Sample
+from innerloop.tasks import PredictionLoss, Sample, prediction_loss
 
 _TASKS_AT_ONCE = 1000  # bounds memory; larger gains nothing on a CPU
 
@@ -32,20 +32,35 @@ def over_learners(function: Callable[[Any], T], learners: PyTree) -> T:
 
 
 @eqx.filter_jit
-def task_losses(learner: Learner, samples: Sample) -> Float[Array, " tasks"]:
-    """Half squared error of the query's prediction, per task."""
+def task_losses(
+    learner: Learner, samples: Sample, loss: PredictionLoss = "half_squared_error"
+) -> Float[Array, " tasks"]:
+    """Loss of the query's prediction, per task."""
 
-    def loss(sample: Sample):
-        return 0.5 * jnp.sum((learner(sample.problem).value - sample.query_target) ** 2)
+    def one_task(sample: Sample):
+        return prediction_loss(loss, learner(sample.problem).value, sample.query_target)
 
-    return over_tasks(loss, samples)
+    return over_tasks(one_task, samples)
 
 
 @eqx.filter_jit
-def trajectory_losses(learner: Learner, samples: Sample) -> Float[Array, "steps_plus_1 tasks"]:
-    """Half squared error of the query's prediction before the first and after every layer or step, per task."""
+def trajectory_losses(
+    learner: Learner, samples: Sample, loss: PredictionLoss = "half_squared_error"
+) -> Float[Array, "steps_plus_1 tasks"]:
+    """Loss of the query's prediction before the first and after every layer or step, per task."""
 
     def losses(sample: Sample):
-        return 0.5 * jnp.sum((learner(sample.problem).trajectory - sample.query_target) ** 2, axis=-1)
+        trajectory = learner(sample.problem).trajectory
+        return jax.vmap(lambda value: prediction_loss(loss, value, sample.query_target))(trajectory)
 
     return over_tasks(losses, samples).T
+
+
+@eqx.filter_jit
+def task_accuracies(learner: Learner, samples: Sample) -> Float[Array, " tasks"]:
+    """Probability that a label drawn from the query's target is the learner's most likely class, per task."""
+
+    def one_task(sample: Sample):
+        return sample.query_target[jnp.argmax(learner(sample.problem).value)]
+
+    return over_tasks(one_task, samples)

@@ -46,7 +46,7 @@ def print_run(run: "Run", path: Path, console: "Console") -> None:
     from innerloop.analysis import read_layers
     from innerloop.exact import one_step_loss, optimal_learning_rate
     from innerloop.models import products
-    from innerloop.tasks import LinearRegression
+    from innerloop.tasks import LinearRegression, loss_unit
     from innerloop.training import numerics, recipe_to_json
 
     console.print(f"[bold]{run.name}[/bold]  {path}", highlight=False)
@@ -58,7 +58,8 @@ def print_run(run: "Run", path: Path, console: "Console") -> None:
     )
     for line in run.environment_differences:
         console.print(f"computed elsewhere: {line}", style="yellow", highlight=False)
-    table = Table("step", *(f"seed {seed}" for seed in run.recipe.seeds), title="held-out loss, half squared error")
+    title = f"held-out loss, {loss_unit(run.recipe.task.prediction_loss)}"
+    table = Table("step", *(f"seed {seed}" for seed in run.recipe.seeds), title=title)
     steps = run.metrics["step"].values
     for index in np.unique(np.linspace(0, len(steps) - 1, 8).round().astype(int)):
         losses = run.metrics["evaluation_loss"].values[index]

@@ -1,5 +1,9 @@
 """Weights written by hand: with them, a transformer performs a known algorithm exactly."""
 
+from innerloop.constructions.classification import (
+    classification_descent_transformer,
+    classification_descent_weights,
+)
 from innerloop.constructions.copying import alternating_descent_transformer, copying_error, copying_weights
 from innerloop.constructions.deep_features import (
     feature_descent_transformer,
@@ -15,6 +19,8 @@ from innerloop.constructions.weight_decay import weight_decay_transformer
 
 __all__ = [
     "alternating_descent_transformer",
+    "classification_descent_transformer",
+    "classification_descent_weights",
     "copying_error",
     "copying_weights",
     "feature_descent_transformer",

@@ -1,5 +1,6 @@
 """The paper's results, one experiment each: recipes, runs, results, claims, figures."""
 
+from innerloop.experiments.classification import CLASSIFICATION
 from innerloop.experiments.copying import COPYING
 from innerloop.experiments.curvature import CURVATURE
 from innerloop.experiments.experiment import Experiment, Preset, Results
@@ -33,10 +34,12 @@ EXPERIMENTS: dict[str, Experiment] = {
         PLATEAUS,
         FINITE_DATA,
         NOISE,
+        CLASSIFICATION,
     )
 }
 
 __all__ = [
+    "CLASSIFICATION",
     "COPYING",
     "CURVATURE",
     "EXPERIMENTS",

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from innerloop.analysis import over_learners, task_losses
 from innerloop.problem import Learner
-from innerloop.tasks import Sample
+from innerloop.tasks import PredictionLoss, Sample
 
 
 class Lineup(NamedTuple):
@@ -72,9 +72,9 @@ class Lineup(NamedTuple):
 
 
 @eqx.filter_jit
-def mean_loss(learner: Learner, samples: Sample) -> Float[Array, ""]:
-    """Mean half squared error over the samples."""
-    return jnp.mean(task_losses(learner, samples))
+def mean_loss(learner: Learner, samples: Sample, loss: PredictionLoss = "half_squared_error") -> Float[Array, ""]:
+    """Mean loss over the samples."""
+    return jnp.mean(task_losses(learner, samples, loss))
 
 
 @eqx.filter_jit

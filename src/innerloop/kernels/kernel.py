@@ -27,7 +27,7 @@ from innerloop.kernels.general_stack import general_stack_entries
 from innerloop.kernels.linear_stack import linear_stack_entries
 from innerloop.kernels.softmax_layer import serves_softmax_layer, softmax_layer_entries
 from innerloop.models import StackConfig, StackWeights, products
-from innerloop.tasks import Batch, Task
+from innerloop.tasks import Batch, PredictionLoss, Task, prediction_loss
 from innerloop.tokens import Tokens
 
 
@@ -37,8 +37,7 @@ class Kernel(NamedTuple):
     Attributes:
         path: which implementation this is; part of a run's name, since bits are promised per path.
         prepare: ``(stream key, step) -> draw``.
-        loss_and_gradient: ``(weights, draw) -> (loss, gradient)``; half squared error summed over outputs, mean over
-            tasks.
+        loss_and_gradient: ``(weights, draw) -> (loss, gradient)``; the task family's loss, mean over tasks.
         loss: ``weights -> loss``, where the loss is the same function at every step, so that a line search may follow
             it; None for kernels that sample.
         is_fixed: ``prepare`` gives the same at every step, so that a loop may keep what it gave once.
@@ -69,11 +68,11 @@ def training_kernel(
     return jax_kernel(config, tokens, task, batch_size, is_fixed=is_fixed) if native is None else native
 
 
-def training_path(config: StackConfig, tokens: Tokens) -> str:
-    """The `Kernel.path` that `training_kernel` would choose now, without building it."""
+def training_path(config: StackConfig, tokens: Tokens, loss: PredictionLoss = "half_squared_error") -> str:
+    """The `Kernel.path` that `training_kernel` would choose now for a family's loss, without building it."""
     from innerloop.kernels.native import is_chosen
 
-    return "native" if is_chosen(config, tokens) else "jax"
+    return "native" if is_chosen(config, tokens, loss) else "jax"
 
 
 def path_instruction_set(path: str) -> str:
@@ -92,7 +91,8 @@ def jax_kernel(config: StackConfig, tokens: Tokens, task: Task, batch_size: int,
     source = batch_source(task, batch_size, is_fixed=is_fixed)
 
     def loss_and_gradient(weights, draw):
-        return jax.value_and_grad(batch_loss, argnums=2)(config, tokens, weights, source.assemble(draw))
+        value_and_gradient = jax.value_and_grad(batch_loss, argnums=2)
+        return value_and_gradient(config, tokens, weights, source.assemble(draw), task.prediction_loss)
 
     return Kernel("jax", source.prepare, loss_and_gradient, is_fixed=is_fixed)
 
@@ -118,11 +118,25 @@ def batch_source(task: Task, batch_size: int, *, is_fixed: bool) -> BatchSource:
     return BatchSource(lambda stream, step: task.draw(jax.random.fold_in(stream, step), batch_size), task.assemble)
 
 
-def batch_loss(config: StackConfig, tokens: Tokens, weights: StackWeights, batch: Batch) -> Float[Array, ""]:
-    """Half squared error of the query's prediction, summed over outputs, mean over tasks."""
+def batch_loss(
+    config: StackConfig,
+    tokens: Tokens,
+    weights: StackWeights,
+    batch: Batch,
+    loss: PredictionLoss = "half_squared_error",
+) -> Float[Array, ""]:
+    """Loss of the query's prediction, mean over tasks.
+
+    Args:
+        config: architecture of the stack.
+        tokens: the tokeniser.
+        weights: the stack's parameters.
+        batch: the tasks.
+        loss: the task family's (`innerloop.tasks.Task`).
+    """
     query_targets = batch.targets[:, -1]  # (output_size, batch)
     entries = query_target_entries(config, weights, tokens.encode_batch(batch), query_targets.shape[0])
-    return 0.5 * jnp.mean(jnp.sum((query_targets + entries) ** 2, axis=0))
+    return jnp.mean(prediction_loss(loss, -entries, query_targets))
 
 
 def query_target_entries(

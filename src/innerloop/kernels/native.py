@@ -1,9 +1,10 @@
 """The native kernel: loss and gradient of a batch in one call to C++ (its sources are in ``native/``).
 
-It serves, in single precision on CPUs, stacks of linear attention (every option of `StackConfig` with which a stack
-`is_linear`) and one linear layer on embedded tokens (`serves_embedded_layer`). Linear regression on uniform inputs is
-sampled inside the call for the former, from the very words that `LinearRegression.draw` would use; otherwise, and for a
-fixed training set, the call is handed batches that JAX made. How it works: ``docs/native.md``.
+It serves, in single precision on CPUs and for the half squared error, stacks of linear attention (every option of
+`StackConfig` with which a stack `is_linear`) and one linear layer on embedded tokens (`serves_embedded_layer`). Linear
+regression on uniform inputs is sampled inside the call for the former, from the very words that `LinearRegression.draw`
+would use; otherwise, and for a fixed training set, the call is handed batches that JAX made. How it works:
+``docs/native.md``.
 
 The environment variable ``INNERLOOP_NATIVE`` says whether to use it: ``auto`` (the default) where it is built,
 ``required`` to fail where it is not, ``off`` to train in JAX.
@@ -30,7 +31,7 @@ from innerloop.kernels.embedded_layer import serves_embedded_layer
 from innerloop.kernels.features import FeatureWeights, feature_weights
 from innerloop.kernels.kernel import Kernel, batch_source
 from innerloop.models import Products, StackConfig, products
-from innerloop.tasks import LinearRegression, Task, Uniform
+from innerloop.tasks import LinearRegression, PredictionLoss, Task, Uniform
 from innerloop.tokens import ConcatenatedTokens, Tokens
 
 _LIBRARY = "innerloop_native.so"
@@ -67,8 +68,8 @@ def native_kernel(
 ) -> Kernel | None:
     """The native implementation for a model and a task; None where JAX has to do it.
 
-    None means double precision, a backend other than the CPU, another kind of stack or tokens, a library that is not
-    built, or ``INNERLOOP_NATIVE=off``.
+    None means double precision, a backend other than the CPU, another kind of stack, tokens or loss, a library that is
+    not built, or ``INNERLOOP_NATIVE=off``.
 
     Args:
         config: the stack's architecture.
@@ -83,7 +84,7 @@ def native_kernel(
         NativeModeError: if ``INNERLOOP_NATIVE`` has none of its three values.
         NativeUnavailableError: if it is ``required`` and the library cannot be used.
     """
-    if not is_chosen(config, tokens):
+    if not is_chosen(config, tokens, task.prediction_loss):
         return None
     assert isinstance(tokens, ConcatenatedTokens)
     if not config.is_linear:
@@ -115,7 +116,7 @@ def native_kernel(
     return Kernel("native", prepare, loss_and_gradient, is_fixed=is_fixed)
 
 
-def is_chosen(config: StackConfig, tokens: Tokens) -> bool:
+def is_chosen(config: StackConfig, tokens: Tokens, loss: PredictionLoss = "half_squared_error") -> bool:
     """Whether `native_kernel` would give a kernel now: what the user asks for, and whether the code serves the case.
 
     Raises:
@@ -125,6 +126,7 @@ def is_chosen(config: StackConfig, tokens: Tokens) -> bool:
     is_wanted = _is_wanted()
     is_served = (
         jnp.result_type(float) == jnp.float32
+        and loss == "half_squared_error"
         and jax.default_backend() == "cpu"
         and (config.is_linear or serves_embedded_layer(config))
         and isinstance(tokens, ConcatenatedTokens)

@@ -220,7 +220,8 @@ def _timed(kind: Recipe, path: str) -> Speed:
     started = time.perf_counter()
     with numerics(kind):
         batch = held_out_batch(kind)
-        evaluate = jax.jit(lambda weights, batch: batch_loss(kind.model, kind.tokens(), weights, batch))
+        loss = kind.task.prediction_loss
+        evaluate = jax.jit(lambda weights, batch: batch_loss(kind.model, kind.tokens(), weights, batch, loss))
         jax.block_until_ready(evaluate(weights, batch))
         set_up += time.perf_counter() - started
         measurement = min(_seconds(lambda: evaluate(weights, batch)) for _ in range(2))

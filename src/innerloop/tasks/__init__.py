@@ -10,12 +10,14 @@ from innerloop.tasks.inputs import (
     Normal,
     Uniform,
 )
+from innerloop.tasks.linear_classification import LinearClassification
 from innerloop.tasks.linear_regression import (
     InputMoments,
     LinearRegression,
     other_input_distributions,
     typical_context_norm,
 )
+from innerloop.tasks.prediction_loss import PredictionLoss, loss_unit, prediction_loss
 from innerloop.tasks.random_network import RandomNetwork
 from innerloop.tasks.replaced_targets import ReplacedTargets
 from innerloop.tasks.sine_waves import SineWaves
@@ -25,6 +27,7 @@ TASKS: dict[str, type[Task]] = {
     "linear_regression": LinearRegression,
     "sine_waves": SineWaves,
     "random_network": RandomNetwork,
+    "linear_classification": LinearClassification,
 }
 
 
@@ -43,8 +46,10 @@ __all__ = [
     "InputDistribution",
     "InputMoments",
     "Laplace",
+    "LinearClassification",
     "LinearRegression",
     "Normal",
+    "PredictionLoss",
     "RandomNetwork",
     "ReplacedTargets",
     "Sample",
@@ -52,6 +57,8 @@ __all__ = [
     "Task",
     "Uniform",
     "family_name",
+    "loss_unit",
     "other_input_distributions",
+    "prediction_loss",
     "typical_context_norm",
 ]

@@ -6,12 +6,14 @@ fast, and slicing it gives single problems. A new family is one file with a subc
 """
 
 import abc
+from typing import ClassVar
 
 import equinox as eqx
 import jax
 from jaxtyping import Array, Float, Key, PyTree
 
 from innerloop.problem import Problem
+from innerloop.tasks.prediction_loss import PredictionLoss
 
 
 class Sample(eqx.Module):
@@ -47,7 +49,13 @@ class Batch(eqx.Module):
 
 
 class Task(eqx.Module):
-    """A distribution over problems. Families say their sizes; sampling one problem follows from sampling a batch."""
+    """A distribution over problems. Families say their sizes; sampling one problem follows from sampling a batch.
+
+    Attributes:
+        prediction_loss: what training and evaluation measure predictions by; a family may have another one.
+    """
+
+    prediction_loss: ClassVar[PredictionLoss] = "half_squared_error"
 
     input_size: eqx.AbstractVar[int]
     output_size: eqx.AbstractVar[int]

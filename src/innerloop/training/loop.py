@@ -50,7 +50,7 @@ class TrainingState(eqx.Module):
 
 
 class Measurement(NamedTuple):
-    """What is recorded at a chunk's end; losses are half squared errors, NaN for seeds that have diverged.
+    """What is recorded at a chunk's end; losses are those of the task's family, NaN for seeds that have diverged.
 
     Attributes:
         step: steps taken.
@@ -144,7 +144,11 @@ def recipe_kernel(recipe: Recipe) -> Kernel:
 
 def recipe_path(recipe: Recipe) -> str:
     """The `Kernel.path` that would train a recipe now, without building the kernel."""
-    return "exact" if recipe.loss == "expected" else training_path(recipe.model, recipe.tokens())
+    return (
+        "exact"
+        if recipe.loss == "expected"
+        else training_path(recipe.model, recipe.tokens(), recipe.task.prediction_loss)
+    )
 
 
 def _seed_keys(recipe: Recipe):
@@ -189,7 +193,7 @@ def _compiled_evaluation(recipe: Recipe):
 
     def one_seed(batch, parameters):
         weights = stack_weights(recipe, parameters)
-        return batch_loss(recipe.model, tokens, weights, batch), weights
+        return batch_loss(recipe.model, tokens, weights, batch, recipe.task.prediction_loss), weights
 
     return jax.jit(lambda parameters, batch: over_seeds(partial(one_seed, batch), parameters))
 
@@ -259,7 +263,9 @@ def _compiled_chunk(recipe: Recipe, length: int, path: str):
         carry = (parameters, optimizer_state, diverged_at, kernel.prepare(stream, first_step))
         (parameters, optimizer_state, diverged_at, _), (losses, norms) = jax.lax.scan(body, carry, steps)
         weights = stack_weights(recipe, parameters)
-        evaluation_loss = batch_loss(recipe.model, recipe.tokens(), weights, evaluation_batch)
+        evaluation_loss = batch_loss(
+            recipe.model, recipe.tokens(), weights, evaluation_batch, recipe.task.prediction_loss
+        )
         measured = jnp.stack([jnp.mean(losses), jnp.mean(norms), evaluation_loss])
         measured = jnp.where(diverged_at < 0, measured, jnp.nan)
         return parameters, optimizer_state, diverged_at, weights, measured

@@ -1,0 +1,89 @@
+"""Linear classification: a label drawn from softmax(W x) with a fresh W per task, as one-hot targets.
+
+With W ~ N(0, target_scale^2) per entry this is multinomial logistic regression with its own prior, so that the
+regularised fit and the Bayes-optimal predictor are known algorithms (`innerloop.algorithms`). Labels are drawn, not the
+argmax of W x: then log-probabilities are what a learner should predict, and their cross-entropy has a floor. A large
+``target_scale`` comes as close to the argmax as one likes.
+
+As in the other families, the query's target is free of noise: the probabilities softmax(W x_q), not one label drawn
+from them. Cross-entropy is linear in its target, so its mean over tasks is that of drawn labels, with less scatter.
+
+    >>> import jax
+    >>> sample = LinearClassification(output_size=3).sample(jax.random.key(0))
+    >>> sample.problem.context_targets.sum(axis=1).tolist()[:3], round(float(sample.query_target.sum()), 5)
+    ([1.0, 1.0, 1.0], 1.0)
+"""
+
+from typing import ClassVar, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from innerloop.checks import finite_number, positive_int
+from innerloop.keys import named_key
+from innerloop.tasks.inputs import Gaussian, InputDistribution, Uniform
+from innerloop.tasks.prediction_loss import PredictionLoss
+from innerloop.tasks.task import Batch, Task
+
+
+class Draw(NamedTuple):
+    """The random numbers of a batch; tasks last.
+
+    Attributes:
+        inputs: unscaled context inputs and, last along the token axis, the query's.
+        weights: W before it is scaled.
+        gumbel: what decides between the classes: argmax(W x + gumbel) is a draw from softmax(W x).
+    """
+
+    inputs: Float[Array, "input_size tokens batch"]
+    weights: Float[Array, "output_size input_size batch"]
+    gumbel: Float[Array, "output_size context batch"]
+
+
+class LinearClassification(Task):
+    """Targets one-hot of a label ~ softmax(W x), W ~ N(0, target_scale^2); the query's are its probabilities."""
+
+    prediction_loss: ClassVar[PredictionLoss] = "cross_entropy"
+
+    input_size: int = eqx.field(default=5, static=True)
+    """Number of input dimensions n_i."""
+    output_size: int = eqx.field(default=2, static=True)
+    """Number of classes C, at least 2; each has its own row of W."""
+    context_length: int = eqx.field(default=20, static=True)
+    """Number of context pairs N."""
+    input_scale: float = 1.0
+    """Factor on every input; 2 turns the default U(-1/2, 1/2) into U(-1, 1)."""
+    target_scale: float = 5.0
+    """Standard deviation of the entries of W: how sharply inputs decide labels."""
+    inputs: InputDistribution = eqx.field(default_factory=Uniform)
+    """Distribution of an input vector before scaling: uniform, normal, exponential, laplace, or a covariance."""
+
+    def __check_init__(self):
+        positive_int("task.input_size", self.input_size)
+        positive_int("task.output_size (of classification)", self.output_size, minimum=2)
+        positive_int("task.context_length", self.context_length)
+        finite_number("task.input_scale", self.input_scale, above=0.0)
+        finite_number("task.target_scale", self.target_scale, above=0.0)
+        if isinstance(self.inputs, Gaussian):
+            self.inputs.second_moment(self.input_size)  # raises if the sizes differ
+
+    def draw(self, key: Key[Array, ""], batch_size: int) -> Draw:
+        """Draws inputs, weights and what decides the labels, each from a stream of its own."""
+        inputs = self.inputs.sample(named_key(key, "inputs"), (self.input_size, self.context_length + 1, batch_size))
+        weights = jax.random.normal(named_key(key, "weights"), (self.output_size, self.input_size, batch_size))
+        gumbel = jax.random.gumbel(named_key(key, "labels"), (self.output_size, self.context_length, batch_size))
+        return Draw(inputs, weights, gumbel)
+
+    def assemble(self, draw: Draw) -> Batch:
+        """Scales the inputs, draws the context's labels from softmax(W x), and gives the query its probabilities."""
+        inputs = self.input_scale * draw.inputs
+        weights = self.target_scale * draw.weights
+        # A sum of products, not an einsum: with the tasks last, XLA's CPU backend turns this into vector code.
+        logits = weights[:, 0, None] * inputs[0]  # (output_size, tokens, batch)
+        for d in range(1, self.input_size):
+            logits = logits + weights[:, d, None] * inputs[d]
+        labels = jnp.argmax(logits[:, :-1] + draw.gumbel, axis=0)  # (context, batch)
+        context = jax.nn.one_hot(labels, self.output_size, axis=0, dtype=logits.dtype)
+        return Batch(inputs, jnp.concatenate([context, jax.nn.softmax(logits[:, -1:], axis=0)], axis=1))

@@ -53,7 +53,7 @@ def _losses(axes: Axes, part: xr.Dataset, title: str, learners: tuple[str, ...])
         line: dict[str, Any] = learner_style(name) | {"marker": "", "linewidth": 2}
         axes.axhline(float(part["final_loss"].sel(learner=name)[0]), **line)
     zero = float(part["zero_loss"])
-    axes.axhline(zero, **(learner_style("trivial") | {"label": "equal probabilities"}))
+    _chance(axes, zero)
     lowest = float(part["final_loss"].sel(learner=list(learners)).min())
     axes.set(title=title, xlabel="training steps", ylabel="cross-entropy (nats)", ylim=(0.95 * lowest, 1.03 * zero))
     axes.legend(fontsize=7)
@@ -100,7 +100,7 @@ def _learners(data: xr.Dataset) -> Figure:
             )
         labels = ["linear layer" if name == "trained" else _label(name) for name in bars]
         axes.set_xticks(range(len(bars)), labels, rotation=30, ha="right")
-        axes.axhline(float(part["zero_loss"]), **(learner_style("trivial") | {"label": "equal probabilities"}))
+        _chance(axes, float(part["zero_loss"]))
         top = 1.06 * float(part["zero_loss"])
         axes.set(title=model, ylabel="cross-entropy (nats), from that of the true probabilities", ylim=(None, top))
         axes.legend(fontsize=7)
@@ -110,6 +110,11 @@ def _learners(data: xr.Dataset) -> Figure:
         f"best possible learner. Dots: seeds (n = {data.sizes['seed']}).",
     )
     return figure
+
+
+def _chance(axes: Axes, loss: float) -> None:
+    style: dict[str, Any] = learner_style("trivial") | {"label": "equal probabilities"}
+    axes.axhline(loss, **style)
 
 
 def _label(name: str) -> str:

@@ -285,6 +285,23 @@ def test_logistic_regression_is_that_of_scikit_learn(x64):
     np.testing.assert_allclose(prediction.value, fit.coef_ @ problem.query_input, atol=1e-6)
 
 
+def test_derivatives_of_the_fit_are_those_of_its_optimum(x64):
+    """By the penalty and by the context, against central differences."""
+    problem, step = random_classes(10, context_length=29), 1e-5
+
+    @jax.jit
+    def value(moves):
+        penalty, inputs, targets = moves
+        moved = Problem(problem.context_inputs.at[4, 1].add(inputs), problem.context_targets, problem.query_input)
+        moved = eqx.tree_at(lambda one: one.context_targets, moved, problem.context_targets.at[2, 3].add(targets))
+        return LogisticRegression(0.3 + penalty)(moved).value
+
+    jacobian = jax.jit(jax.jacrev(value))(jnp.zeros(3))
+    for place, direction in enumerate(step * jnp.eye(3)):
+        expected = (value(direction) - value(-direction)) / (2 * step)
+        np.testing.assert_allclose(jacobian[:, place], expected, rtol=1e-6, atol=1e-9)
+
+
 def test_logistic_regression_of_separable_classes():
     """A single context pair of each class: the penalty alone keeps the fit finite, also in single precision."""
     problem = Problem(jnp.eye(2), jnp.eye(2), jnp.array([1.0, -1.0]))

@@ -17,7 +17,6 @@ from innerloop.algorithms import (
     GradientDescent,
     GradientDescentPlusPlus,
     KernelSmoothing,
-    LogisticRegression,
     Ridge,
     Trivial,
     WithPriorPairs,
@@ -89,7 +88,6 @@ LEARNERS = {
         lambda W0: weight_decay_transformer(**SIZES, learning_rate=0.7, weight_decay=0.3, num_layers=2), 2, True
     ),
     "ce-gd": Example(lambda W0: CrossEntropyDescent(0.7, 2), 2, False),
-    "logistic": Example(lambda W0: LogisticRegression(0.7), 1, False),
     "smoothing": Example(lambda W0: KernelSmoothing(0.7, 1.1), 1, False),
     "transformer": transformer(),
     "transformer-tied-heads": transformer(num_layers=3, num_heads=2, key_size=3, damping=0.75),

@@ -27,8 +27,9 @@ def run(arguments: Sequence[str]) -> int:
         the recipe: the same command loads it again, an interrupted one goes on from its checkpoint to the same bits.
 
         --recipe FILE reads a recipe (the recipe.json of a stored run, say) whose values other options override.
-        --task.kind NAME chooses a task family: linear_regression, sine_waves, random_network. Its own options then
-        replace those of linear regression (--task.kind sine_waves --help lists them).
+        --task.kind NAME chooses a task family: linear_regression, sine_waves, random_network,
+        linear_classification. Its own options then replace those of linear regression (--task.kind sine_waves --help
+        lists them).
 
         Args:
             recipe: what to train.

@@ -44,7 +44,7 @@ def _training(data: xr.Dataset) -> Figure:
 
 
 def _losses(axes: Axes, part: xr.Dataset, title: str, learners: tuple[str, ...]) -> None:
-    style: dict[str, Any] = learner_style("trained") | {"marker": ""}
+    style: dict[str, Any] = learner_style("trained") | {"marker": "", "zorder": 5}  # ends on a wide line
     curves = part["loss"].dropna("step", how="all")
     for seed in curves["seed"].values:
         axes.plot(curves["step"], curves.sel(seed=seed), color=style["color"], alpha=0.3, linewidth=0.8)
@@ -102,12 +102,13 @@ def _learners(data: xr.Dataset) -> Figure:
         axes.set_xticks(range(len(bars)), labels, rotation=30, ha="right")
         _chance(axes, float(part["zero_loss"]))
         top = 1.06 * float(part["zero_loss"])
-        axes.set(title=model, ylabel="cross-entropy (nats), from that of the true probabilities", ylim=(None, top))
+        axes.set(title=model, ylabel="cross-entropy (nats)", ylim=(None, top))
         axes.legend(fontsize=7)
     caption(
         figure,
         "A linear layer is as good as one tuned gradient step; two steps, or logistic regression, are nearer to the "
-        f"best possible learner. Dots: seeds (n = {data.sizes['seed']}).",
+        "best possible learner.\nBars start at the cross-entropy of the true probabilities, which no context tells. "
+        f"Dots: seeds (n = {data.sizes['seed']}).",
     )
     return figure
 

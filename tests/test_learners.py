@@ -212,7 +212,7 @@ def test_query_and_context_see_one_function(name):
 def test_random_transformers_are_no_regressions():
     """The two laws above can fail: a transformer with other weights breaks both."""
     problem = random_problem(9)
-    for name in (name for name, example in LEARNERS.items() if not example.is_regression):
+    for name in (name for name in LEARNERS if name.startswith("transformer")):
         learner = LEARNERS[name].make(None)
         doubled = Problem(problem.context_inputs, 2 * problem.context_targets, problem.query_input)
         flipped = Problem(-problem.context_inputs, problem.context_targets, -problem.query_input)

@@ -128,7 +128,7 @@ def fitted_weights(problem: Problem, penalty: float | Float[Array, ""]) -> Float
     derivative has to go through L-BFGS.
     """
     energy = eqx.Partial(_energy, problem, penalty)
-    fitted = jax.lax.stop_gradient(_by_lbfgs(jax.lax.stop_gradient(problem), jax.lax.stop_gradient(penalty)))
+    fitted = _by_lbfgs(jax.lax.stop_gradient(problem), jax.lax.stop_gradient(penalty))
     curvature = jax.lax.stop_gradient(_curvature(energy, fitted))
     step = jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(curvature), True), jax.grad(energy)(fitted).ravel())
     return fitted - step.reshape(fitted.shape)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from jaxtyping import Array, Float
 
 from innerloop.algorithms import (
     BayesianLogisticRegression,
@@ -65,7 +66,7 @@ class Sizes(NamedTuple):
 
 
 SIZES: dict[Preset, Sizes] = {
-    "smoke": Sizes(200, 50, 20, 50),
+    "smoke": Sizes(200, 200, 20, 50),  # as many as there are held-out tasks: programs are shared
     "quick": Sizes(10_000, 500, 1000, 500),
     "paper": Sizes(40_000, 2000, 5000, 2000),
 }
@@ -92,8 +93,7 @@ def measure(runs: Mapping[str, Run], *, sizes: Sizes, stage: Stage) -> xr.Datase
             _losses(run, rivals[task], held_out)
             | _permuted(run, held_out)
             | _alignment(run, rivals[task], held_out, sizes)
-            | _step_sizes(run, rivals[task], is_linear=label in LINEAR)
-            | (_floor(run, rivals[task], _first(held_out, sizes.floor_tasks), sizes) if label in LINEAR else {}),
+            | (_of_linear(run, rivals[task], held_out, sizes) if label in LINEAR else {}),
             {
                 "step": run.metrics["step"].values,
                 "curve_step": run.metrics["step"].values[curve_points(run)],
@@ -127,6 +127,11 @@ def tuned(task: LinearClassification, num_tasks: int) -> dict[str, Learner]:
     }
 
 
+@eqx.filter_jit
+def _loss_and_accuracy(learner: Learner, samples: Sample) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    return mean_loss(learner, samples, _LOSS), jnp.mean(task_accuracies(learner, samples))
+
+
 def _losses(run: Run, algorithms: dict[str, Learner], held_out: Sample) -> Variables:
     """Losses and accuracies in the end, losses along training, and what knowing W would give."""
     lineup = Lineup(algorithms, {"trained": run.transformers()}, len(run.recipe.seeds))
@@ -135,13 +140,14 @@ def _losses(run: Run, algorithms: dict[str, Learner], held_out: Sample) -> Varia
     steps = run.metrics["step"].values
     early = int(np.searchsorted(steps, EARLY * steps[-1]))
     curves = run.metrics["evaluation_loss"].values
+    losses, accuracies = lineup.measure(_loss_and_accuracy, held_out)
     return {
         "loss": (("step", "seed"), curves, _NATS),
         "early_loss": (("seed",), curves[early], _NATS | {"of": f"the checkpoint after {EARLY:.0%} of training"}),
-        "final_loss": (("learner", "seed"), lineup.measure(mean_loss, held_out, _LOSS), _NATS),
+        "final_loss": (("learner", "seed"), losses, _NATS),
         "accuracy": (
             ("learner", "seed"),
-            lineup.measure(task_accuracies, held_out).mean(axis=-1),
+            accuracies,
             {"units": "probability that a drawn label is the likeliest class"},
         ),
         "zero_loss": ((), np.asarray(mean_loss(Trivial(), held_out, _LOSS)), _NATS | {"of": "equal probabilities"}),
@@ -154,7 +160,7 @@ def _permuted(run: Run, held_out: Sample) -> Variables:
     targets = jnp.roll(held_out.problem.context_targets, 1, axis=1)
     permuted = eqx.tree_at(lambda one: one.problem.context_targets, held_out, targets)
     lineup = Lineup({}, {"trained": run.transformers()}, len(run.recipe.seeds))
-    return {"permuted_loss": (("seed",), lineup.measure(mean_loss, permuted, _LOSS)[0], _NATS)}
+    return {"permuted_loss": (("seed",), lineup.measure(_loss_and_accuracy, permuted)[0][0], _NATS)}
 
 
 def _alignment(run: Run, algorithms: dict[str, Learner], held_out: Sample, sizes: Sizes) -> Variables:
@@ -163,8 +169,6 @@ def _alignment(run: Run, algorithms: dict[str, Learner], held_out: Sample, sizes
     curves = [
         alignments(CentredLogits(snapshot(run, int(index))), others, few)["cosine"] for index in curve_points(run)
     ]
-    descent = algorithms[DESCENT]
-    num_pairs = run.recipe.task.context_length - 1
     units = {"units": "cosine of sensitivities, mean over tasks"}
     return {
         "cosine": (("curve_step", "algorithm", "seed"), np.stack(curves), units),
@@ -173,32 +177,29 @@ def _alignment(run: Run, algorithms: dict[str, Learner], held_out: Sample, sizes
             alignments(CentredLogits(run.transformers()), others, held_out)["cosine"],
             units,
         ),
-        "fewer_pairs_cosine": (
-            (),
-            np.asarray(align(FirstPairs(descent, num_pairs), descent, held_out).cosine),
-            units | {"of": "GD on all context pairs but the last, with GD"},
-        ),
     }
 
 
-def _step_sizes(run: Run, algorithms: dict[str, Learner], *, is_linear: bool) -> Variables:
-    """The tuned step's eta, and the one that a linear layer's weights say.
+def _of_linear(run: Run, algorithms: dict[str, Learner], held_out: Sample, sizes: Sizes) -> Variables:
+    """The step that a linear layer's weights say beside the tuned one, a near miss of its logits, and the floor.
 
     The layer adds b B to the logits per unit of sum_j y_j x_j . x_q, with B the target block of W_PV and b the mean
     diagonal of W_KQ. What multiples of 1 1^T in B do, no loss sees; centring takes them out: eta / N is minus b times
     the trace of (I - 1 1^T / C) B over C - 1.
     """
-    descent = algorithms[DESCENT]
+    descent, task, stack = algorithms[DESCENT], run.recipe.task, products(run.weights)
     assert isinstance(descent, CrossEntropyDescent)
-    variables: Variables = {"tuned_rate": ((), np.asarray(descent.learning_rate), {"units": "eta"})}
-    if is_linear:
-        task, stack = run.recipe.task, products(run.weights)
-        block = np.asarray(stack.W_PV)[:, 0, 0, task.input_size :, task.input_size :]
-        scale = np.asarray(key_query_scale(stack, task.input_size))[:, 0, 0]
-        trace = np.trace(block, axis1=-2, axis2=-1) - block.sum(axis=(-2, -1)) / task.output_size
-        rate = -task.context_length * scale * trace / (task.output_size - 1)
-        variables["rate"] = (("seed",), rate, {"units": "eta, as the weights say"})
-    return variables
+    block = np.asarray(stack.W_PV)[:, 0, 0, task.input_size :, task.input_size :]
+    scale = np.asarray(key_query_scale(stack, task.input_size))[:, 0, 0]
+    trace = np.trace(block, axis1=-2, axis2=-1) - block.sum(axis=(-2, -1)) / task.output_size
+    rate = -task.context_length * scale * trace / (task.output_size - 1)
+    fewer = align(FirstPairs(descent, task.context_length - 1), descent, held_out)
+    return {
+        "tuned_rate": ((), np.asarray(descent.learning_rate), {"units": "eta"}),
+        "rate": (("seed",), rate, {"units": "eta, as the weights say"}),
+        "fewer_pairs_cosine": ((), np.asarray(fewer.cosine), {"of": "GD on all context pairs but the last, with GD"}),
+        **_floor(run, algorithms, _first(held_out, sizes.floor_tasks), sizes),
+    }
 
 
 def _floor(run: Run, algorithms: dict[str, Learner], samples: Sample, sizes: Sizes) -> Variables:

@@ -27,30 +27,46 @@ _TASK = LinearClassification(input_size=5, output_size=3, context_length=11)
 def proof_claims() -> list[Claim]:
     """The three checks as exact claims."""
     with jax.enable_x64(True):
-        samples = _TASK.samples(named_key(root_key(0), "proofs"), _NUM_PROBLEMS)
-        step = _step_by_autodiff(samples)
-        errors = {centred: _largest(_values(_construction(centred), samples) - step) for centred in (True, False)}
-        losses = _losses(_construction(True), samples)
-        unseen = _largest(losses - _losses(_construction(False), samples))
-        seen = _largest(losses - _losses(_one_class_centred(), samples))
-        orders = {slope: _order(slope, samples) for slope in (True, False)}
+        found = {name: float(value) for name, value in _measured().items()}
+    order, wrong_order = (
+        float(np.log2(found[f"{name} error"] / found[f"{name} error, half"])) for name in ("slope", "no slope")
+    )
     return [
         exact(
             "construction", "one linear layer takes one gradient step on the cross-entropy from W = 0", "discussion",
-            errors[True], EXACT, unit="largest |difference| of logits", control="targets not centred",
-            control_measured=errors[False],
+            found["centred"], EXACT, unit="largest |difference| of logits", control="targets not centred",
+            control_measured=found["uncentred"],
         ),
         exact(
-            "centring-unseen", "no cross-entropy tells whether the layer centres its targets", "discussion", unseen,
-            EXACT, unit="largest |difference| of losses", control="only the first class centred",
-            control_measured=seen,
+            "centring-unseen", "no cross-entropy tells whether the layer centres its targets", "discussion",
+            found["unseen"], EXACT, unit="largest |difference| of losses", control="only the first class centred",
+            control_measured=found["seen"],
         ),
         exact(
             "second-step", "two linear layers miss the second step by a term of third order in eta", "discussion",
-            orders[True], THIRD_ORDER, unit="order", control="layers that forget softmax's slope 1/C",
-            control_measured=orders[False],
+            order, THIRD_ORDER, unit="order", control="layers that forget softmax's slope 1/C",
+            control_measured=wrong_order,
         ),
     ]  # fmt: skip
+
+
+@jax.jit
+def _measured() -> dict[str, Array]:
+    """All largest differences by name, in one program: its small steps are not compiled one by one."""
+    samples = _TASK.samples(named_key(root_key(0), "proofs"), _NUM_PROBLEMS)
+    step = _step_by_autodiff(samples)
+    centred, plain = _construction(True), _construction(False)
+    loss, plain_loss, other_loss = (_losses(one, samples) for one in (centred, plain, _one_class_centred(plain)))
+    differences = {
+        "centred": _values(centred, samples) - step,
+        "uncentred": _values(plain, samples) - step,
+        "unseen": loss - plain_loss,
+        "seen": loss - other_loss,
+    }
+    for name, has_slope in (("slope", True), ("no slope", False)):
+        differences[f"{name} error"] = _second_step_error(_SMALL_RATE, samples, has_slope=has_slope)
+        differences[f"{name} error, half"] = _second_step_error(_SMALL_RATE / 2, samples, has_slope=has_slope)
+    return {name: jnp.abs(difference).max() for name, difference in differences.items()}
 
 
 def _construction(centred: bool) -> Transformer:
@@ -63,9 +79,9 @@ def _construction(centred: bool) -> Transformer:
     )
 
 
-def _one_class_centred() -> Transformer:
+def _one_class_centred(plain: Transformer) -> Transformer:
     """The construction with 1/C taken off the first class alone."""
-    plain, row = _construction(False), _TASK.input_size
+    row = _TASK.input_size
     values = plain.weights.attention.W_V.at[..., row, row:].add(1 / _TASK.output_size)
     return eqx.tree_at(lambda one: one.weights.attention.W_V, plain, values)
 
@@ -81,42 +97,31 @@ def _step_by_autodiff(samples: Sample) -> Float[Array, "tasks output_size"]:
         shape = problem.context_targets.shape[-1], problem.context_inputs.shape[-1]
         return -_LEARNING_RATE * jax.grad(loss)(jnp.zeros(shape)) @ problem.query_input
 
-    return jax.jit(jax.vmap(one_task))(samples.problem)
+    return jax.vmap(one_task)(samples.problem)
 
 
-def _order(has_slope: bool, samples: Sample) -> float:
-    """log2 of by how much two linear layers' error shrinks when eta is halved.
+def _second_step_error(rate: float, samples: Sample, *, has_slope: bool) -> Float[Array, "tasks output_size"]:
+    """Logits of two linear layers less those of two exact steps.
 
-    With softmax's slope 1/C they see targets C y - 1 and take steps of eta / C; without, y - 1/C and eta.
+    With softmax's slope 1/C the layers see targets C y - 1 and take steps of eta / C; without, y - 1/C and eta.
     """
     classes = _TASK.output_size
-    errors = []
-    for rate in (_SMALL_RATE, _SMALL_RATE / 2):
-        layers = gradient_descent_transformer(
-            input_size=_TASK.input_size,
-            output_size=classes,
-            context_length=_TASK.context_length,
-            learning_rate=rate / classes if has_slope else rate,
-            num_layers=2,
-        )
-        factor = classes if has_slope else 1
-        centred = eqx.tree_at(
-            lambda one: one.problem.context_targets,
-            samples,
-            factor * (samples.problem.context_targets - 1 / classes),
-        )
-        errors.append(_largest(_values(layers, centred) - _values(CrossEntropyDescent(rate, 2), samples)))
-    return float(np.log2(errors[0] / errors[1]))
-
-
-def _largest(values: Array) -> float:
-    return float(jnp.abs(values).max())
+    factor = classes if has_slope else 1
+    layers = gradient_descent_transformer(
+        input_size=_TASK.input_size,
+        output_size=classes,
+        context_length=_TASK.context_length,
+        learning_rate=rate / factor,
+        num_layers=2,
+    )
+    targets = factor * (samples.problem.context_targets - 1 / classes)
+    centred = eqx.tree_at(lambda one: one.problem.context_targets, samples, targets)
+    return _values(layers, centred) - _values(CrossEntropyDescent(rate, 2), samples)
 
 
 def _losses(learner: Learner, samples: Sample) -> Float[Array, " tasks"]:
     return task_losses(learner, samples, "cross_entropy")
 
 
-@eqx.filter_jit
 def _values(learner: Learner, samples: Sample) -> Float[Array, "tasks output_size"]:
     return jax.vmap(lambda sample: learner(sample.problem).value)(samples)

@@ -210,6 +210,14 @@ def test_any_number_of_threads_gives_the_same_bits(name):
         jax.tree.map(np.testing.assert_array_equal, other, one)
 
 
+def test_weights_that_lack_a_part_are_refused():
+    """In place of reading memory that is not there."""
+    tokens, task = ConcatenatedTokens(), LinearRegression(input_size=3)
+    for config in (StackConfig(layer_norm="before"), StackConfig(attention=("mixed",))):
+        with pytest.raises(jax.errors.JaxRuntimeError, match="do not fit"):
+            run(config, tokens, task, 8, weights_for(StackConfig(), tokens, task))
+
+
 def test_which_stacks_are_native():
     tokens = AlternatingTokens()
     for config in (

@@ -3,6 +3,7 @@
 // used.
 #include "xla/ffi/api/ffi.h"
 
+#include <algorithm>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -137,11 +138,16 @@ ffi::Error run(ffi::ThreadPool& pool, const Options& options, const WeightArrays
   data.codes = codes.typed_data();
   data.content_size = options.content_size;
   problem.data = data;
-  const bool fits_layers = problem.num_distinct_layers == 1 || problem.num_distinct_layers == problem.num_layers;
+  const size_t layers = problem.num_distinct_layers, size = problem.token_size;
+  const bool is_mixed = std::find(attention.begin(), attention.end(), Attention::mixed) != attention.end();
+  const bool is_normalised = options.first_norm < problem.num_layers;
+  const bool fits_layers = layers == 1 || problem.num_distinct_layers == problem.num_layers;
+  const bool fits_parts = (!is_mixed || weights.shares.element_count() == layers) &&
+                          (!is_normalised || (weights.norm_scale.element_count() == layers * size &&
+                                              weights.norm_offset.element_count() == layers * size));
   const bool fits_tokens = layout != Layout::pairs || problem.input_size + problem.output_size == problem.token_size;
-  const size_t num_codes = size_t(problem.num_tokens) * problem.token_size;
-  const bool fits_codes = layout != Layout::alternating || codes.element_count() == num_codes;
-  if (!fits_layers || !fits_tokens || !fits_codes)
+  const bool fits_codes = layout != Layout::alternating || codes.element_count() == problem.num_tokens * size;
+  if (!fits_layers || !fits_parts || !fits_tokens || !fits_codes)
     return ffi::Error::InvalidArgument("the shapes of the weights do not fit each other, the layers or the tokens");
   run_batch(*kernel, problem,
             {weights.W_KQ.typed_data(), weights.W_PV.typed_data(), or_null(weights.shares), or_null(weights.norm_scale),

@@ -118,7 +118,11 @@ PATHS = {
     "one layer": (StackConfig(attention=("softmax",), num_heads=2), ConcatenatedTokens()),
     "one layer, normalised": (StackConfig(layer_norm="before"), ConcatenatedTokens()),
     "last keys not moved": (FIG_5, AlternatingTokens()),
-    "last keys not moved, normalised below": (
+    "last keys not moved, three layers": (
+        StackConfig(num_layers=3, tied=False, attention=("softmax", "mixed", "linear"), num_heads=2),
+        AlternatingTokens(),
+    ),
+    "normalised, three layers": (
         StackConfig(num_layers=3, layer_norm="between", attention=("softmax", "mixed", "linear")),
         AlternatingTokens(),
     ),

@@ -177,16 +177,16 @@ class AttentionForm {
     add_read_gradient(last_);
   }
 
-  // The last layer and the one before it, whose keys are not moved.
+  // The last layer and the one before it, whose keys are not moved. Neither has LayerNorm: it would come before the
+  // last.
   void finish_two() const {
     const int layer = last_ - 1;
     attend(layer);
-    Vector *E = tokens(layer), *K = read_tokens(layer);
-    const auto keys = matrix(K, size_);
+    Vector* E = tokens(layer);
     for (int i = 0; i < size_; ++i) query_[i] = query_of(E)[i];
     for (int head = 0; head < heads_; ++head) {
       Vector* gathered = row_of_query(gathered_, head, size_);
-      apply(transposed(K, size_), query_attention(layer, head), size_, keys_, gathered);
+      apply(transposed(E, size_), query_attention(layer, head), size_, keys_, gathered);
       apply<Then::add>(transposed(layers_.C(layer, head), size_), gathered, size_, size_, query_);
     }
 
@@ -196,7 +196,7 @@ class AttentionForm {
       Vector *moved = of_head(moved_readers_, head, size_), *read = of_head(read_values_, head, keys_);
       multiply(matrix(readers_, size_), transposed(layers_.C(layer, head), size_), readers_count_, size_, size_, moved,
                size_);
-      multiply(matrix(moved, size_), transposed(K, size_), readers_count_, size_, keys_, read, keys_);
+      multiply(matrix(moved, size_), transposed(E, size_), readers_count_, size_, keys_, read, keys_);
       multiply<Then::add>(matrix(read, keys_), transposed(attention(layer, head), keys_), readers_count_, keys_, keys_,
                           dots_, keys_);
     }
@@ -207,7 +207,7 @@ class AttentionForm {
     for (int head = 0; head < heads_; ++head) {
       Vector *attended = of_head(attended_, head, keys_), *gathered = of_head(gathered_, head, size_);
       multiply(dots_gradient, matrix(attention(layer, head), keys_), readers_count_, keys_, keys_, attended, keys_);
-      multiply(matrix(attended, keys_), keys, readers_count_, keys_, size_, gathered, size_);
+      multiply(matrix(attended, keys_), matrix(E, size_), readers_count_, keys_, size_, gathered, size_);
       multiply<Then::add>(matrix(gathered, size_), matrix(layers_.C(layer, head), size_), readers_count_, size_, size_,
                           readers_gradient_, size_);
     }
@@ -219,7 +219,7 @@ class AttentionForm {
   // own gradient is added as one more reader that the query alone has read.
   void differentiate_before_last() const {
     const int layer = last_ - 1;
-    const Vector* K = read_tokens(layer);
+    const Vector* E = tokens(layer);
     Vector* own_reader = readers_ + readers_count_ * size_;
     Vector* own_row = dots_gradient_ + readers_count_ * tokens_count_;
     for (int i = 0; i < size_; ++i) own_reader[i] = query_gradient_[i];
@@ -231,7 +231,7 @@ class AttentionForm {
     for (int head = 0; head < heads_; ++head) {
       Vector *moved = row_of_query(moved_readers_, head, size_), *attended = row_of_query(attended_, head, keys_);
       apply(matrix(layers_.C(layer, head), size_), own_reader, size_, size_, moved);
-      apply(matrix(K, size_), moved, keys_, size_, row_of_query(read_values_, head, keys_));
+      apply(matrix(E, size_), moved, keys_, size_, row_of_query(read_values_, head, keys_));
       for (int key = 0; key < keys_; ++key) attended[key] = query_attention(layer, head)[key];
 
       multiply<Then::add>(transposed(of_head(gathered_, head, size_), size_), matrix(readers_, size_), size_, rank_,

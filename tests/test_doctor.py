@@ -60,6 +60,29 @@ def test_wrong_words_are_seen(monkeypatch):
     assert doctor.native_words().verdict == "FAILED"
 
 
+@needs_native
+@pytest.mark.parametrize("case", doctor.CASES)
+def test_a_wrong_native_gradient_is_seen(monkeypatch, case):
+    """Of every case by itself."""
+    monkeypatch.setenv("INNERLOOP_NATIVE", "required")
+    monkeypatch.setattr(doctor, "CASES", {case: doctor.CASES[case]})
+    assert doctor.native_gradient().verdict == "ok"
+    right = native.native_kernel
+
+    def slightly_wrong(*arguments):
+        kernel = right(*arguments)
+        assert kernel is not None
+
+        def loss_and_gradient(weights, draw):
+            loss, gradient = kernel.loss_and_gradient(weights, draw)
+            return loss, jax.tree.map(lambda leaf: leaf * 1.0001, gradient)
+
+        return kernel._replace(loss_and_gradient=loss_and_gradient)
+
+    monkeypatch.setattr(native, "native_kernel", slightly_wrong)
+    assert doctor.native_gradient().verdict == "FAILED"
+
+
 def test_wrong_gradient_is_seen(monkeypatch):
     """A gradient that is off by 1e-4, which training would survive."""
     right = doctor.jax_kernel

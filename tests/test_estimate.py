@@ -99,6 +99,18 @@ def test_beyond_the_budget_kinds_are_scaled_by_their_work(known_speed, tmp_path)
     assert expected.training[name_of(half)] == pytest.approx(2 + (9.5 - 2) / 2)
 
 
+def test_times_are_scaled_within_a_path(monkeypatch, tmp_path):
+    """From the kind that takes the same code, though another's work is nearer."""
+    sizes = {"jax": 16, "native": 160, "wanted": 15}
+    recipes = {name: dataclasses.replace(TINY, batch_size=size) for name, size in sizes.items()}
+    monkeypatch.setattr(MODULE, "_path", lambda recipe: "jax" if recipe == recipes["jax"] else "native")
+    steps = {recipes["jax"]: 100.0, recipes["native"]: 0.5}
+    monkeypatch.setattr(MODULE, "speed", lambda recipe: Speed(0.0, steps[recipe], 0.0))
+    seconds = iter([0.0, 1.0, 9.0])  # the third kind is beyond the budget
+    expected = estimate(of(recipes), "smoke", store=tmp_path, budget=5.0, clock=lambda: next(seconds)).training
+    assert expected[name_of(recipes["wanted"])] == pytest.approx(2 * 6 * 0.5 * 15 / 160)
+
+
 def test_recipes_of_one_kind_are_timed_once(monkeypatch):
     timed = []
     monkeypatch.setattr(MODULE, "_timed", lambda kind, path: timed.append((kind, path)) or KNOWN)
@@ -170,6 +182,7 @@ def test_work_grows_as_the_formulas_say():
 COUNTED = {
     "one softmax layer": StackConfig(attention=("softmax",), num_heads=2),
     "two kinds": StackConfig(attention=("softmax", "linear", "softmax"), num_layers=3, num_heads=2, causal=True),
+    "last keys left in place": StackConfig(attention=("softmax", "linear"), num_layers=2, num_heads=2),
     "block MLP": StackConfig(attention=("softmax", "linear"), mlp="block", num_layers=2, tied=False),
     "input MLP": StackConfig(attention=("softmax", "linear"), embedding_size=23, mlp="input", num_layers=2),
     "embedded layer": StackConfig(embedding_size=23, mlp="input"),
@@ -197,6 +210,9 @@ def test_work_of_other_stacks_grows_as_the_formulas_say():
     token = 6 * (2 * 11**2 + 2 * 10 * 11) + 60 * 10
     assert operations_per_task(one, task) == token
     assert operations_per_task(two, task) == 12 * token
+    left = 6 * (11**2 + 10 * 11) + 60 * 10
+    in_place = dataclasses.replace(two, attention=("softmax", "linear"))
+    assert operations_per_task(in_place, task) == 11 * left + token
     assert operations_per_task(dataclasses.replace(one, num_heads=3), task) == 3 * token
     assert operations_per_task(dataclasses.replace(two, mlp="block"), task) == 12 * (token + 12 * 11 * 44 + 60 * 44)
     wide = 6 * (2 * 23**2 + 2 * 10 * 23) + 60 * 10

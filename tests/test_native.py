@@ -13,22 +13,27 @@ import pytest
 from helpers import random_weights, relative_difference
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from native_helpers import (
+    STEP,
+    STREAM,
+    TOLERANCE,
+    TOLERANCE_WHEN_CLIPPED,
+    assert_correct,
+    native_words,
+    needs_native,
+    reference,
+    require,
+    run,
+)
 
-from innerloop.kernels import batch_loss, native, training_kernel, training_path
+from innerloop.kernels import native, training_kernel, training_path
 from innerloop.keys import named_key, root_key
 from innerloop.models import StackConfig, initialise
 from innerloop.tasks import LinearRegression, SineWaves
 from innerloop.tokens import ConcatenatedTokens
 from innerloop.training import Recipe, loop, published_sine
 
-PROBLEM = native.library_problem()
-pytestmark = pytest.mark.skipif(
-    os.environ.get("INNERLOOP_NATIVE") != "required" and PROBLEM is not None, reason=f"no native kernels: {PROBLEM}"
-)
-STREAM, STEP = root_key(7), jnp.asarray(3, jnp.int32)
-# Largest difference of a gradient's entries over its largest entry. With an active clip, an entry that rounding takes
-# across the edge switches a derivative, so the results differ more.
-TOLERANCE, TOLERANCE_WHEN_CLIPPED = 1e-5, 2e-4
+pytestmark = needs_native
 
 
 @pytest.fixture(autouse=True)
@@ -48,35 +53,6 @@ def moderate_weights(config: StackConfig, task: LinearRegression, seed: int):
 def initial_weights(task: LinearRegression):
     values = np.random.default_rng(5).normal(size=(task.output_size, task.input_size))
     return ConcatenatedTokens(jnp.asarray(values, jnp.float32))
-
-
-def run(config, tokens, task, batch_size, weights, **options):
-    """Loss and gradient by the native kernel."""
-    kernel = native.native_kernel(config, tokens, task, batch_size, **options)
-    assert kernel is not None
-    assert kernel.path == "native"
-    return jax.jit(lambda weights: kernel.loss_and_gradient(weights, kernel.prepare(STREAM, STEP)))(weights)
-
-
-def reference(config, tokens, task, batch_size, weights):
-    """The same in double precision, on the batch that JAX samples in single precision."""
-    batch = task.sample_batch(jax.random.fold_in(STREAM, STEP), batch_size)
-    with jax.enable_x64(True):
-        tokens, weights, batch = jax.tree.map(
-            lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), (tokens, weights, batch)
-        )
-        # Not jitted: every case has shapes of its own, and operation by operation compiles faster.
-        loss, gradient = jax.value_and_grad(batch_loss, argnums=2)(config, tokens, weights, batch)
-        return float(loss), jax.tree.map(np.asarray, gradient)
-
-
-def assert_correct(config, tokens, task, batch_size, weights, **options):
-    loss, gradient = run(config, tokens, task, batch_size, weights, **options)
-    expected_loss, expected = reference(config, tokens, task, batch_size, weights)
-    tolerance = TOLERANCE if config.token_clip is None else TOLERANCE_WHEN_CLIPPED
-    np.testing.assert_allclose(loss, expected_loss, rtol=tolerance)
-    gradient = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), gradient)
-    assert relative_difference(gradient, expected) < tolerance
 
 
 # --- Loss and gradient -----------------------------------------------------------------------------------------------
@@ -128,14 +104,6 @@ def test_shapes_and_instruction_sets(num_layers, token_size, context_length, ins
     ):
         weights = moderate_weights(config, task, seed=2)
         assert_correct(config, ConcatenatedTokens(), task, 19, weights, instruction_set=instruction_set)
-
-
-def require(instruction_set):
-    """Skips where the machine lacks an instruction set."""
-    try:
-        native_words(root_key(0), 1, instruction_set)
-    except jax.errors.JaxRuntimeError:
-        pytest.skip(f"this machine cannot run {instruction_set}")
 
 
 @pytest.mark.parametrize("change", [{"damping": 1.001}, {"token_clip": 0.49}, {"query_in_keys": True}])
@@ -304,11 +272,6 @@ def test_denormals_are_left_alone():
 # --- Random numbers --------------------------------------------------------------------------------------------------
 
 
-def native_words(key, count, instruction_set="best"):
-    call = jax.ffi.ffi_call("innerloop_words", jax.ShapeDtypeStruct((count,), jnp.uint32))
-    return np.asarray(call(jax.random.key_data(key), instruction_set=instruction_set))
-
-
 def native_draw(task, batch_size, instruction_set="best"):
     shapes = jax.eval_shape(lambda: task.draw(STREAM, batch_size))
     call = jax.ffi.ffi_call("innerloop_draw", (shapes.inputs, shapes.weights, shapes.noise))
@@ -373,8 +336,8 @@ def chosen_path():
     return training_kernel(StackConfig(), ConcatenatedTokens(), LinearRegression(), 8).path
 
 
-def test_architectures():
-    """One layer on embedded tokens is native; blocks with MLPs, LayerNorm, masks, softmax and more layers are not."""
+def test_embedded_architectures():
+    """One linear layer on embedded tokens is native; with block MLPs, LayerNorm, masks, softmax or more layers not."""
     task, tokens = SineWaves(), ConcatenatedTokens()
     assert training_kernel(SINE, tokens, task, 8).path == training_path(SINE, tokens) == "native"
     for change in (
@@ -386,8 +349,6 @@ def test_architectures():
     ):
         config = dataclasses.replace(SINE, **change)
         assert training_kernel(config, tokens, task, 8).path == training_path(config, tokens) == "jax"
-    residuals = dataclasses.replace(initial_weights(LinearRegression()), targets_hold_residuals=True)
-    assert training_path(StackConfig(), residuals) == "jax"
 
 
 def test_training_on_embedded_tokens_follows_jax():

@@ -4,8 +4,17 @@
 
 namespace innerloop {
 
-size_t num_sums(const Problem& problem) {
-  return 1 + 2 * size_t(problem.num_distinct_layers) * problem.num_heads * problem.token_size * problem.token_size;
+StackSums stack_sums(const Problem& problem) {
+  const size_t layers = problem.num_distinct_layers, size = problem.token_size;
+  const size_t products = layers * problem.num_heads * size * size, norms = problem.norm_scale ? layers * size : 0;
+  StackSums sums{};
+  sums.A = 1;  // behind the loss
+  sums.C = sums.A + products;
+  sums.shares = sums.C + products;
+  sums.norm_scale = sums.shares + (problem.shares ? layers : 0);
+  sums.norm_offset = sums.norm_scale + norms;
+  sums.count = sums.norm_offset + norms;
+  return sums;
 }
 
 namespace {
@@ -22,34 +31,44 @@ void visit_transposed(const Problem& problem, Use use) {
 
 }  // namespace
 
-void run_batch(const BlockKernel& kernel, Problem problem, const Products& products, float damping,
-               bool writes_targets_only, int num_threads, const Schedule& schedule, const Results& results) {
-  const size_t num_weights = (num_sums(problem) - 1) / 2;
-  thread_local std::vector<float> weights;
-  weights.resize(2 * num_weights);
-  float *A = weights.data(), *C = A + num_weights;
-  auto C_factor = [&](int column) { return writes_targets_only && column < problem.input_size ? 0.0f : damping; };
+void run_batch(const BlockKernel& kernel, Problem problem, const StackWeights& weights, float damping,
+               bool writes_targets_only, int num_threads, const Schedule& schedule, const StackResults& results) {
+  problem.shares = weights.shares;
+  problem.norm_scale = weights.norm_scale;
+  problem.norm_offset = weights.norm_offset;
+  const StackSums where = stack_sums(problem);
+  thread_local std::vector<float> row_form;
+  row_form.resize(2 * (where.C - where.A));
+  float *A = row_form.data(), *C = A + (where.C - where.A);
+  const int targets = problem.token_size - problem.output_size;
+  auto C_factor = [&](int column) { return writes_targets_only && column < targets ? 0.0f : damping; };
   visit_transposed(problem, [&](size_t entry, size_t transposed, int column) {
-    A[entry] = products.W_KQ[transposed];
-    C[entry] = C_factor(column) * products.W_PV[transposed];
+    A[entry] = weights.W_KQ[transposed];
+    C[entry] = C_factor(column) * weights.W_PV[transposed];
   });
   problem.A = A;
   problem.C = C;
 
   Sum sum;
   sum.num_items = (problem.batch_size + kernel.lanes - 1) / kernel.lanes;
-  sum.num_sums = num_sums(problem);
+  sum.num_sums = where.count;
   sum.scratch_bytes = kernel.scratch_bytes(problem);
   sum.add_up = [&](int first, int last, void* scratch, float* sums) {
     kernel.run_blocks(problem, first, last, scratch, sums);
   };
   const float* total = sum_over_chunks(std::move(sum), num_threads, schedule);
   const float share = 1.0f / problem.batch_size;
-  *results.loss = share * total[0];
+  *results.loss = share * total[where.loss];
   visit_transposed(problem, [&](size_t entry, size_t transposed, int column) {
-    results.W_KQ_gradient[transposed] = share * total[1 + entry];
-    results.W_PV_gradient[transposed] = share * C_factor(column) * total[1 + num_weights + entry];
+    results.W_KQ_gradient[transposed] = share * total[where.A + entry];
+    results.W_PV_gradient[transposed] = share * C_factor(column) * total[where.C + entry];
   });
+  auto write = [&](size_t first, size_t last, float* out) {
+    for (size_t entry = first; entry < last; ++entry) out[entry - first] = share * total[entry];
+  };
+  write(where.shares, where.norm_scale, results.shares_gradient);
+  write(where.norm_scale, where.norm_offset, results.norm_scale_gradient);
+  write(where.norm_offset, where.count, results.norm_offset_gradient);
 }
 
 }  // namespace innerloop

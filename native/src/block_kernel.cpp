@@ -1,4 +1,5 @@
 // Loss and gradient of a range of blocks. This file is compiled once per instruction set.
+#include "attention_form.h"
 #include "embedded_layer.h"
 #include "gram_form.h"
 #include "token_form.h"
@@ -24,6 +25,13 @@ void run_form(const Problem& problem, int first, int last, void* scratch, float*
   layers.write_sums(sums);
 }
 
+// Whether all attention is linear and reads all keys as they are.
+bool is_linear(const Problem& problem) {
+  for (int layer = 0; layer < problem.num_layers; ++layer)
+    if (problem.attention[layer] != Attention::linear || problem.first_norm <= layer) return false;
+  return !problem.is_causal;
+}
+
 bool moves_tokens(const Problem& problem) { return problem.num_layers == 1 || problem.token_clip < __builtin_inff(); }
 
 // Code for one token size. The one that is used most, ten inputs and one output, is known when compiling.
@@ -34,6 +42,7 @@ struct Form {
 
 template <int SIZE>
 Form form_of_size(const Problem& problem) {
+  if (!is_linear(problem)) return {form_bytes<AttentionForm<SIZE>>, run_form<AttentionForm<SIZE>>};
   if (moves_tokens(problem)) return {form_bytes<TokenForm<SIZE>>, run_form<TokenForm<SIZE>>};
   return {form_bytes<GramForm<SIZE>>, run_form<GramForm<SIZE>>};
 }

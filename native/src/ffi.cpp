@@ -1,9 +1,12 @@
-// The doors to XLA: one handler for batches made here, one for batches that come as arrays, one for embedded layers,
-// two for tests, one that tells how many threads there are. And, for a plain call: which instruction set is used.
+// The doors to XLA: one handler for batches made here, one for batches that come as pairs or tokens, one for embedded
+// layers, two for tests, one that tells how many threads there are. And, for a plain call: which instruction set is
+// used.
 #include "xla/ffi/api/ffi.h"
 
+#include <algorithm>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "batch.h"
 #include "dispatch.h"
@@ -11,10 +14,13 @@
 
 namespace innerloop {
 
-// Attributes that both kinds of batches have. `instruction_set` is "best" but in tests; `num_threads` 0 means all.
+// Attributes that both kinds of batches have. `attention` has one digit per layer, see Attention; `layout` is a Layout,
+// and `content_size` that of alternating tokens; `first_norm` is the first layer with LayerNorm. `instruction_set` is
+// "best" but in tests; `num_threads` 0 means all.
 struct Options {
-  int32_t num_layers, query_in_keys, writes_targets_only, num_threads;
-  float damping, token_clip;
+  std::string_view attention;
+  int32_t layout, content_size, query_in_keys, writes_targets_only, is_causal, first_norm, num_threads;
+  float damping, token_clip, logit_scale;
   std::string_view instruction_set;
 };
 
@@ -31,13 +37,14 @@ struct Names {
 
 }  // namespace innerloop
 
-XLA_FFI_REGISTER_STRUCT_ATTR_DECODING(innerloop::Options, xla::ffi::StructMember<int32_t>("num_layers"),
-                                      xla::ffi::StructMember<int32_t>("query_in_keys"),
-                                      xla::ffi::StructMember<int32_t>("writes_targets_only"),
-                                      xla::ffi::StructMember<int32_t>("num_threads"),
-                                      xla::ffi::StructMember<float>("damping"),
-                                      xla::ffi::StructMember<float>("token_clip"),
-                                      xla::ffi::StructMember<std::string_view>("instruction_set"));
+XLA_FFI_REGISTER_STRUCT_ATTR_DECODING(
+    innerloop::Options, xla::ffi::StructMember<std::string_view>("attention"),
+    xla::ffi::StructMember<int32_t>("layout"), xla::ffi::StructMember<int32_t>("content_size"),
+    xla::ffi::StructMember<int32_t>("query_in_keys"), xla::ffi::StructMember<int32_t>("writes_targets_only"),
+    xla::ffi::StructMember<int32_t>("is_causal"), xla::ffi::StructMember<int32_t>("first_norm"),
+    xla::ffi::StructMember<int32_t>("num_threads"), xla::ffi::StructMember<float>("damping"),
+    xla::ffi::StructMember<float>("token_clip"), xla::ffi::StructMember<float>("logit_scale"),
+    xla::ffi::StructMember<std::string_view>("instruction_set"));
 XLA_FFI_REGISTER_STRUCT_ATTR_DECODING(innerloop::EmbeddedOptions, xla::ffi::StructMember<int32_t>("query_in_keys"),
                                       xla::ffi::StructMember<int32_t>("num_threads"),
                                       xla::ffi::StructMember<float>("token_clip"),
@@ -91,54 +98,95 @@ int threads_of(const ffi::ThreadPool& pool, int32_t num_threads) {
   return num_threads > 0 ? num_threads : static_cast<int>(pool.num_threads());
 }
 
-ffi::Error run(ffi::ThreadPool& pool, const Options& options, const Floats& W_KQ, const Floats& W_PV,
-               const Floats& initial_weights, int num_tokens, int batch_size, const Data& data, FloatResult& loss,
-               FloatResult& W_KQ_gradient, FloatResult& W_PV_gradient) {
+// Weights of a stack and their gradients, in this order; those that a stack lacks have no entries.
+struct WeightArrays {
+  Floats W_KQ, W_PV, shares, norm_scale, norm_offset;
+};
+struct GradientArrays {
+  FloatResult loss, W_KQ, W_PV, shares, norm_scale, norm_offset;
+};
+
+const float* or_null(const Floats& array) { return array.element_count() ? array.typed_data() : nullptr; }
+
+ffi::Error run(ffi::ThreadPool& pool, const Options& options, const WeightArrays& weights,
+               const Floats& initial_weights, const Floats& codes, int num_pairs, int batch_size, Data data,
+               GradientArrays& gradients) {
   const BlockKernel* kernel = find_kernel(options.instruction_set);
   if (!kernel) return unknown_instruction_set(options.instruction_set);
-  const auto shape = W_KQ.dimensions();  // distinct layers, heads, token size, token size
+  const auto layout = static_cast<Layout>(options.layout);
+  std::vector<Attention> attention;
+  for (char digit : options.attention) attention.push_back(static_cast<Attention>(digit - '0'));
+  const auto shape = weights.W_KQ.dimensions();  // distinct layers, heads, token size, token size
   Problem problem{};
-  problem.num_layers = options.num_layers;
+  problem.num_layers = static_cast<int>(attention.size());
   problem.num_distinct_layers = static_cast<int>(shape[0]);
   problem.num_heads = static_cast<int>(shape[1]);
   problem.token_size = static_cast<int>(shape[2]);
   problem.output_size = static_cast<int>(initial_weights.dimensions()[0]);
   problem.input_size = static_cast<int>(initial_weights.dimensions()[1]);
-  problem.num_tokens = num_tokens;
-  problem.num_keys = options.query_in_keys ? num_tokens : num_tokens - 1;
+  problem.num_pairs = num_pairs;
+  problem.num_tokens = layout == Layout::alternating ? 2 * num_pairs - 1 : num_pairs;
+  problem.num_keys = options.query_in_keys ? problem.num_tokens : problem.num_tokens - 1;
   problem.batch_size = batch_size;
   problem.token_clip = options.token_clip;
   problem.initial_weights = initial_weights.typed_data();
+  problem.attention = attention.data();
+  problem.logit_scale = options.logit_scale;
+  problem.is_causal = options.is_causal;
+  problem.first_norm = options.first_norm;
+  data.layout = layout;
+  data.codes = codes.typed_data();
+  data.content_size = options.content_size;
   problem.data = data;
-  if (problem.input_size + problem.output_size != problem.token_size ||
-      (problem.num_distinct_layers != 1 && problem.num_distinct_layers != problem.num_layers))
-    return ffi::Error::InvalidArgument("the shapes of the weights do not fit each other or the number of layers");
-  run_batch(*kernel, problem, {W_KQ.typed_data(), W_PV.typed_data()}, options.damping, options.writes_targets_only,
-            threads_of(pool, options.num_threads), [&](std::function<void()> task) { pool.Schedule(std::move(task)); },
-            {loss->typed_data(), W_KQ_gradient->typed_data(), W_PV_gradient->typed_data()});
+  const size_t layers = problem.num_distinct_layers, size = problem.token_size;
+  const bool is_mixed = std::find(attention.begin(), attention.end(), Attention::mixed) != attention.end();
+  const bool is_normalised = options.first_norm < problem.num_layers;
+  const bool fits_layers = layers == 1 || problem.num_distinct_layers == problem.num_layers;
+  const bool fits_parts = (!is_mixed || weights.shares.element_count() == layers) &&
+                          (!is_normalised || (weights.norm_scale.element_count() == layers * size &&
+                                              weights.norm_offset.element_count() == layers * size));
+  const bool fits_tokens = layout != Layout::pairs || problem.input_size + problem.output_size == problem.token_size;
+  const bool fits_codes = layout != Layout::alternating || codes.element_count() == problem.num_tokens * size;
+  if (!fits_layers || !fits_parts || !fits_tokens || !fits_codes)
+    return ffi::Error::InvalidArgument("the shapes of the weights do not fit each other, the layers or the tokens");
+  run_batch(*kernel, problem,
+            {weights.W_KQ.typed_data(), weights.W_PV.typed_data(), or_null(weights.shares), or_null(weights.norm_scale),
+             or_null(weights.norm_offset)},
+            options.damping, options.writes_targets_only, threads_of(pool, options.num_threads),
+            [&](std::function<void()> task) { pool.Schedule(std::move(task)); },
+            {gradients.loss->typed_data(), gradients.W_KQ->typed_data(), gradients.W_PV->typed_data(),
+             gradients.shares->typed_data(), gradients.norm_scale->typed_data(), gradients.norm_offset->typed_data()});
   return ffi::Error::Success();
 }
 
-ffi::Error sampled_batch(ffi::ThreadPool pool, Options options, Names names, int32_t num_tokens, int32_t batch_size,
-                         Floats W_KQ, Floats W_PV, Floats initial_weights, Floats scales, Words stream, Step step,
-                         FloatResult loss, FloatResult W_KQ_gradient, FloatResult W_PV_gradient) {
+ffi::Error sampled_batch(ffi::ThreadPool pool, Options options, Names names, int32_t num_pairs, int32_t batch_size,
+                         Floats W_KQ, Floats W_PV, Floats shares, Floats norm_scale, Floats norm_offset,
+                         Floats initial_weights, Floats codes, Floats scales, Words stream, Step step, FloatResult loss,
+                         FloatResult W_KQ_gradient, FloatResult W_PV_gradient, FloatResult shares_gradient,
+                         FloatResult norm_scale_gradient, FloatResult norm_offset_gradient) {
   Data data{};
   set_keys(data, stream, step, names);
   data.input_scale = scales.typed_data()[0];
   data.target_scale = scales.typed_data()[1];
   data.noise_std = scales.typed_data()[2];
-  return run(pool, options, W_KQ, W_PV, initial_weights, num_tokens, batch_size, data, loss, W_KQ_gradient,
-             W_PV_gradient);
+  GradientArrays gradients{
+      loss, W_KQ_gradient, W_PV_gradient, shares_gradient, norm_scale_gradient, norm_offset_gradient};
+  return run(pool, options, {W_KQ, W_PV, shares, norm_scale, norm_offset}, initial_weights, codes, num_pairs,
+             batch_size, data, gradients);
 }
 
-ffi::Error given_batch(ffi::ThreadPool pool, Options options, Floats W_KQ, Floats W_PV, Floats initial_weights,
-                       Floats inputs, Floats targets, FloatResult loss, FloatResult W_KQ_gradient,
-                       FloatResult W_PV_gradient) {
+// Batches that come as pairs or as tokens.
+ffi::Error given_batch(ffi::ThreadPool pool, Options options, Floats W_KQ, Floats W_PV, Floats shares,
+                       Floats norm_scale, Floats norm_offset, Floats initial_weights, Floats codes, Floats inputs,
+                       Floats targets, FloatResult loss, FloatResult W_KQ_gradient, FloatResult W_PV_gradient,
+                       FloatResult shares_gradient, FloatResult norm_scale_gradient, FloatResult norm_offset_gradient) {
   Data data{};
   data.inputs = inputs.typed_data();
   data.targets = targets.typed_data();
-  return run(pool, options, W_KQ, W_PV, initial_weights, static_cast<int>(inputs.dimensions()[1]),
-             static_cast<int>(inputs.dimensions()[2]), data, loss, W_KQ_gradient, W_PV_gradient);
+  GradientArrays gradients{
+      loss, W_KQ_gradient, W_PV_gradient, shares_gradient, norm_scale_gradient, norm_offset_gradient};
+  return run(pool, options, {W_KQ, W_PV, shares, norm_scale, norm_offset}, initial_weights, codes,
+             static_cast<int>(inputs.dimensions()[1]), static_cast<int>(inputs.dimensions()[2]), data, gradients);
 }
 
 ffi::Error embedded_batch(ffi::ThreadPool pool, EmbeddedOptions options, Floats into_hidden, Floats embedding,
@@ -162,8 +210,7 @@ ffi::Error embedded_batch(ffi::ThreadPool pool, EmbeddedOptions options, Floats 
   if (embedding.dimensions()[1] != problem.hidden_size + problem.token_size + 1 || problem.width < problem.output_size)
     return ffi::Error::InvalidArgument("the shapes of the weights do not fit each other");
   run_embedded_batch(
-      *kernel, problem,
-      {into_hidden.typed_data(), embedding.typed_data(), queries.typed_data(), values.typed_data()},
+      *kernel, problem, {into_hidden.typed_data(), embedding.typed_data(), queries.typed_data(), values.typed_data()},
       threads_of(pool, options.num_threads), [&](std::function<void()> task) { pool.Schedule(std::move(task)); },
       {loss->typed_data(), into_hidden_gradient->typed_data(), embedding_gradient->typed_data(),
        queries_gradient->typed_data(), values_gradient->typed_data()});
@@ -181,10 +228,10 @@ ffi::Error draw(std::string_view instruction_set, Names names, Words stream, Ste
                 FloatResult weights, FloatResult noise) {
   const BlockKernel* kernel = find_kernel(instruction_set);
   if (!kernel) return unknown_instruction_set(instruction_set);
-  const auto shape = inputs->dimensions();  // input size, tokens, batch
+  const auto shape = inputs->dimensions();  // input size, pairs, batch
   Problem problem{};
   problem.input_size = static_cast<int>(shape[0]);
-  problem.num_tokens = static_cast<int>(shape[1]);
+  problem.num_pairs = static_cast<int>(shape[1]);
   problem.batch_size = static_cast<int>(shape[2]);
   problem.output_size = static_cast<int>(weights->dimensions()[0]);
   set_keys(problem.data, stream, step, names);
@@ -198,41 +245,38 @@ ffi::Error threads(ffi::ThreadPool pool, ffi::ResultBuffer<ffi::S32> out) {
   return ffi::Error::Success();
 }
 
-// What every batch brings before its data, and what it gets.
-template <class Binding>
-auto with_weights(Binding binding) {
-  return std::move(binding).template Arg<Floats>().template Arg<Floats>().template Arg<Floats>();
+// Several arrays of floats, as arguments or results. A binding can neither be copied nor moved, only be added to.
+template <int COUNT, class Binding>
+auto with_arrays(Binding&& binding) {
+  if constexpr (COUNT == 1)
+    return std::move(binding).template Arg<Floats>();
+  else
+    return with_arrays<COUNT - 1>(std::move(binding).template Arg<Floats>());
 }
-template <class Binding>
-auto with_gradients(Binding binding) {
-  return std::move(binding).template Ret<Floats>().template Ret<Floats>().template Ret<Floats>();
+template <int COUNT, class Binding>
+auto with_results(Binding&& binding) {
+  if constexpr (COUNT == 1)
+    return std::move(binding).template Ret<Floats>();
+  else
+    return with_results<COUNT - 1>(std::move(binding).template Ret<Floats>());
 }
 
 auto sampled_batch_binding() {
-  return with_gradients(with_weights(ffi::Ffi::Bind()
-                                         .Ctx<ffi::ThreadPool>()
-                                         .Attr<Options>("options")
-                                         .Attr<Names>("names")
-                                         .Attr<int32_t>("num_tokens")
-                                         .Attr<int32_t>("batch_size"))
-                            .Arg<Floats>()
-                            .Arg<Words>()
-                            .Arg<Step>());
+  auto attributes = ffi::Ffi::Bind()
+                        .Ctx<ffi::ThreadPool>()
+                        .Attr<Options>("options")
+                        .Attr<Names>("names")
+                        .Attr<int32_t>("num_pairs")
+                        .Attr<int32_t>("batch_size");
+  return with_results<6>(with_arrays<8>(std::move(attributes)).Arg<Words>().Arg<Step>());
 }
 
 auto given_batch_binding() {
-  return with_gradients(
-      with_weights(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Attr<Options>("options")).Arg<Floats>().Arg<Floats>());
+  return with_results<6>(with_arrays<9>(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Attr<Options>("options")));
 }
 
 auto embedded_batch_binding() {
-  return with_gradients(
-             with_weights(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Attr<EmbeddedOptions>("options"))
-                 .Arg<Floats>()
-                 .Arg<Floats>()
-                 .Arg<Floats>())
-      .Ret<Floats>()
-      .Ret<Floats>();
+  return with_results<5>(with_arrays<6>(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Attr<EmbeddedOptions>("options")));
 }
 
 auto words_binding() { return ffi::Ffi::Bind().Attr<std::string_view>("instruction_set").Arg<Words>().Ret<Words>(); }

@@ -1,22 +1,10 @@
 // The last layer. The loss reads the query's target entries alone, so it takes matrix-vector products only.
 #pragma once
 
+#include "clip.h"
 #include "layers.h"
 
 namespace innerloop::INNERLOOP_TARGET {
-
-// Derivative of the clip to +-limit: 1 inside, 0 outside and, as in JAX, one half on the edge.
-INNERLOOP_INLINE Vector clip_derivative(Vector value, float limit) {
-  const Vector size = absolute(value), one = broadcast(1.0f), half = broadcast(0.5f);
-  return size < limit ? one : (size == limit ? half : Vector{});
-}
-
-// A NaN stays a NaN.
-INNERLOOP_INLINE Vector clipped(Vector value, float limit) {
-  const Vector high = broadcast(limit), low = broadcast(-limit);
-  value = value > high ? high : value;
-  return value < low ? low : value;
-}
 
 // What the head of the last layer reads and returns, given S u for any vector u.
 //
@@ -41,10 +29,10 @@ class LastLayer {
 
   // From r_h = S q_h of all heads ([num_heads, size]): the loss and its derivative by the target entries.
   void find_errors(const Vector* x, const Vector* reads, const Vector* answers) {
-    const int outputs = problem_.output_size, inputs = problem_.input_size;
-    for (int output = 0; output < outputs; ++output) errors_[output] = x[inputs + output];
+    const int outputs = problem_.output_size, targets = size_ - outputs;
+    for (int output = 0; output < outputs; ++output) errors_[output] = x[targets + output];
     for (int head = 0; head < problem_.num_heads; ++head)
-      apply<Then::add>(transposed(layers_.C(layer_, head), size_).shifted(inputs, 0), reads + head * size_, outputs,
+      apply<Then::add>(transposed(layers_.C(layer_, head), size_).shifted(targets, 0), reads + head * size_, outputs,
                        size_, errors_);
     for (int output = 0; output < outputs; ++output) {
       const Vector entry = errors_[output];
@@ -56,14 +44,14 @@ class LastLayer {
       Vector* gradient = layers_.C_gradient(layer_, head);
       for (int i = 0; i < size_; ++i)
         for (int output = 0; output < outputs; ++output)
-          gradient[i * size_ + inputs + output] += reads[head * size_ + i] * errors_[output];
+          gradient[i * size_ + targets + output] += reads[head * size_ + i] * errors_[output];
     }
   }
 
   // w = C_h error.
   void weigh(int head, Vector* w) const {
-    apply(matrix(layers_.C(layer_, head), size_).shifted(0, problem_.input_size), errors_, size_, problem_.output_size,
-          w);
+    const int outputs = problem_.output_size;
+    apply(matrix(layers_.C(layer_, head), size_).shifted(0, size_ - outputs), errors_, size_, outputs, w);
   }
 
   // From v_h = S w_h of all heads: the gradient of A and of the query token.
@@ -72,8 +60,8 @@ class LastLayer {
       multiply<Then::add>(matrix(x, Size<1>()), matrix(v + head * size_, size_), size_, Size<1>(), size_,
                           layers_.A_gradient(layer_, head), size_);
     if (!x_gradient) return;
-    for (int i = 0; i < size_; ++i)
-      x_gradient[i] = i < problem_.input_size ? Vector{} : errors_[i - problem_.input_size];
+    const int targets = size_ - problem_.output_size;
+    for (int i = 0; i < size_; ++i) x_gradient[i] = i < targets ? Vector{} : errors_[i - targets];
     for (int head = 0; head < problem_.num_heads; ++head)
       apply<Then::add>(matrix(layers_.A(layer_, head), size_), v + head * size_, size_, size_, x_gradient);
   }

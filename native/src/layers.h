@@ -7,46 +7,49 @@
 
 namespace innerloop::INNERLOOP_TARGET {
 
-// A, C and the sums over tasks (one per lane) of the loss and of the gradients with respect to A and C.
+// The weights, and the sums over tasks (one per lane) of the loss and of the gradients with respect to them.
 class Layers {
  public:
   Layers(const Problem& problem, Arena& arena)
-      : problem_(problem),
-        count_(size_t(problem.num_distinct_layers) * problem.num_heads * square()),
-        loss_(arena.take(1)),
-        A_gradients_(arena.take(count_)),
-        C_gradients_(arena.take(count_)) {}
+      : problem_(problem), where_(stack_sums(problem)), sums_(arena.take(where_.count)) {}
 
   void clear() {
-    *loss_ = Vector{};
-    for (size_t entry = 0; entry < count_; ++entry) A_gradients_[entry] = C_gradients_[entry] = Vector{};
+    for (size_t entry = 0; entry < where_.count; ++entry) sums_[entry] = Vector{};
   }
 
-  // Laid out as num_sums() says.
+  // Laid out as stack_sums() says.
   void write_sums(float* sums) const {
-    sums[0] = sum_of_lanes(*loss_);
-    for (size_t entry = 0; entry < count_; ++entry) {
-      sums[1 + entry] = sum_of_lanes(A_gradients_[entry]);
-      sums[1 + count_ + entry] = sum_of_lanes(C_gradients_[entry]);
-    }
+    for (size_t entry = 0; entry < where_.count; ++entry) sums[entry] = sum_of_lanes(sums_[entry]);
   }
 
   const float* A(int layer, int head) const { return problem_.A + offset(layer, head); }
   const float* C(int layer, int head) const { return problem_.C + offset(layer, head); }
-  Vector* A_gradient(int layer, int head) const { return A_gradients_ + offset(layer, head); }
-  Vector* C_gradient(int layer, int head) const { return C_gradients_ + offset(layer, head); }
-  void add_loss(Vector loss) const { *loss_ += loss; }
+  Vector* A_gradient(int layer, int head) const { return sums_ + where_.A + offset(layer, head); }
+  Vector* C_gradient(int layer, int head) const { return sums_ + where_.C + offset(layer, head); }
+  void add_loss(Vector loss) const { sums_[where_.loss] += loss; }
+
+  // Softmax's share in mixed attention, for layers that have it.
+  float share(int layer) const { return problem_.shares[distinct(layer)]; }
+  Vector& share_gradient(int layer) const { return sums_[where_.shares + distinct(layer)]; }
+
+  // LayerNorm's weights, for layers that have it.
+  bool normalises(int layer) const { return layer >= problem_.first_norm; }
+  const float* norm_scale(int layer) const { return problem_.norm_scale + norm_place(layer); }
+  const float* norm_offset(int layer) const { return problem_.norm_offset + norm_place(layer); }
+  Vector* norm_scale_gradient(int layer) const { return sums_ + where_.norm_scale + norm_place(layer); }
+  Vector* norm_offset_gradient(int layer) const { return sums_ + where_.norm_offset + norm_place(layer); }
 
  private:
-  size_t square() const { return size_t(problem_.token_size) * problem_.token_size; }
+  int distinct(int layer) const { return problem_.num_distinct_layers == 1 ? 0 : layer; }
+  size_t norm_place(int layer) const { return size_t(distinct(layer)) * problem_.token_size; }
   size_t offset(int layer, int head) const {
-    const int distinct = problem_.num_distinct_layers == 1 ? 0 : layer;
-    return (size_t(distinct) * problem_.num_heads + head) * square();
+    const size_t square = size_t(problem_.token_size) * problem_.token_size;
+    return (size_t(distinct(layer)) * problem_.num_heads + head) * square;
   }
 
   const Problem& problem_;
-  size_t count_;
-  Vector *loss_, *A_gradients_, *C_gradients_;
+  StackSums where_;
+  Vector* sums_;
 };
 
 }  // namespace innerloop::INNERLOOP_TARGET

@@ -12,40 +12,69 @@ struct Key {
   uint32_t high, low;
 };
 
+// How a task's pairs (x_j, y_j), the query's last, become tokens.
+enum class Layout : int32_t {
+  pairs,        // a token per pair; the query's is (x_q, -W0 x_q)
+  alternating,  // x_1, y_1, x_2, .., y_N, x_q, each plus the code of its position
+  given,        // tokens that the caller made
+};
+
 // Where a batch comes from: arrays that the caller made, or keys from which the kernel makes linear regression tasks.
-// All arrays have the tasks along the last axis.
+// All arrays but the codes have the tasks along the last axis.
 struct Data {
+  Layout layout;
   bool is_sampled;
-  // Given batches.
-  const float* inputs;   // [input_size, num_tokens, batch_size], the query last
-  const float* targets;  // [output_size, num_tokens, batch_size], the query's noiseless target last
+  // Given batches. Where tokens are given, they take the inputs' place, [token_size, num_tokens, batch_size], and the
+  // targets are the query's alone, [output_size, 1, batch_size].
+  const float* inputs;   // [input_size, num_pairs, batch_size], the query last
+  const float* targets;  // [output_size, num_pairs, batch_size], the query's noiseless target last
   // Sampled batches: x ~ input_scale U(-1/2, 1/2), W ~ target_scale N(0, 1), noise ~ noise_std N(0, 1).
   Key input_key, weight_key, noise_key;
   float input_scale, target_scale, noise_std;
+  // Of alternating tokens: x stands at a token's start, y ends at its first content_size entries; the codes are laid
+  // out as the tokens are, with zeros where a token holds no code.
+  int content_size;
+  const float* codes;  // [num_tokens, token_size]
 };
 
-// A stack of linear attention in row form: every token e (a row) moves by
+// What makes attention of the scores: nothing, softmax, or share * softmax + (1 - share) * nothing.
+enum class Attention : int32_t { linear, softmax, mixed };
+
+// A stack of attention in row form: every token e (a row) moves by
 //
-//     e <- clip(e + sum over heads of e A S C),   S = sum over keys of e^T e,
+//     e <- clip(e + sum over heads and keys k of attention(r A k^T) k C),
 //
-// with A = W_KQ^T and C = damping * W_PV^T, whose columns that no layer may write are zero.
+// r and k being the token and the keys as the layer reads them (as they are, or after LayerNorm), with A = W_KQ^T and
+// C = damping * W_PV^T, whose columns that no layer may write are zero. Where all attention is linear and reads tokens
+// as they are, this is e <- clip(e + sum over heads of e A S C) with S = sum over keys of e^T e.
 struct Problem {
   int num_layers;
   int num_distinct_layers;  // 1 when tied
   int num_heads;
   int input_size, output_size, token_size;
-  int num_tokens;  // the context and, last, the query
+  int num_pairs;   // the context's and, last, the query
+  int num_tokens;  // the context's and, last, the query
   int num_keys;    // num_tokens, or one less without the query
   int batch_size;
   float token_clip;  // infinite for none
   const float* A;    // [num_distinct_layers, num_heads, token_size, token_size]
   const float* C;
-  const float* initial_weights;  // W0 [output_size, input_size]
+  const float* initial_weights;           // W0 [output_size, input_size]
+  const Attention* attention;             // [num_layers]
+  const float* shares;                    // of softmax in mixed attention [num_distinct_layers]; null without it
+  float logit_scale;                      // factor on scores before softmax
+  bool is_causal;                         // a token attends to itself and to tokens before it only
+  int first_norm;                         // LayerNorm comes before the attention of this layer and of all above it
+  const float *norm_scale, *norm_offset;  // [num_distinct_layers, token_size]; null without LayerNorm
   Data data;
 };
 
-// Sums over tasks: [0] is the loss; then the gradients with respect to A and to C, laid out as these are.
-size_t num_sums(const Problem& problem);
+// Where the sums over tasks lie: the loss, and the gradients with respect to A, C, the shares and LayerNorm, laid out
+// as these are.
+struct StackSums {
+  size_t loss, A, C, shares, norm_scale, norm_offset, count;
+};
+StackSums stack_sums(const Problem& problem);
 
 // Rows of weights and of their gradients in an embedded layer are padded with zeros to a multiple of this, so that all
 // instruction sets read them as vectors.
@@ -65,15 +94,15 @@ struct EmbeddedProblem {
   int token_size, hidden_size, width, num_heads, output_size;
   int hidden_stride, token_stride, feature_stride, width_stride;
   int num_tokens, num_keys, batch_size;
-  float token_clip;                    // infinite for none
-  const float* tokens;                 // [token_size, num_tokens, batch_size], the query last
-  const float* answers;                // [output_size, batch_size], the query's targets
-  const float* into_hidden;            // W [token_size + 1, hidden_stride]
-  const float* embedding;              // R^T [width, feature_stride]
-  const float* embedding_transposed;   // R [feature_stride, width_stride]
-  const float* queries;                // Q [width, num_heads, feature_stride]
-  const float* queries_transposed;     // [num_heads, feature_stride, width_stride]
-  const float* values;                 // V [num_heads, output_size, feature_stride]
+  float token_clip;                   // infinite for none
+  const float* tokens;                // [token_size, num_tokens, batch_size], the query last
+  const float* answers;               // [output_size, batch_size], the query's targets
+  const float* into_hidden;           // W [token_size + 1, hidden_stride]
+  const float* embedding;             // R^T [width, feature_stride]
+  const float* embedding_transposed;  // R [feature_stride, width_stride]
+  const float* queries;               // Q [width, num_heads, feature_stride]
+  const float* queries_transposed;    // [num_heads, feature_stride, width_stride]
+  const float* values;                // V [num_heads, output_size, feature_stride]
 };
 
 // Where the sums over tasks lie: the loss, and the gradients with respect to W, R, Q and V, laid out as these are.
@@ -87,7 +116,7 @@ struct BlockKernel {
   const char* name;
   int lanes;
   size_t (*scratch_bytes)(const Problem&);
-  // Writes num_sums(problem) sums over the tasks of blocks first..last-1. `scratch` is aligned to 64 bytes.
+  // Writes stack_sums(problem).count sums over the tasks of blocks first..last-1. `scratch` is aligned to 64 bytes.
   void (*run_blocks)(const Problem&, int first, int last, void* scratch, float* sums);
   // The same for an embedded layer, with sums over the tasks first..last-1; `sums` is aligned to 64 bytes too.
   size_t (*embedded_scratch_bytes)(const EmbeddedProblem&);

@@ -53,13 +53,13 @@ INNERLOOP_INLINE void visit(const Stream& stream, int first, int last, int first
 
 // The three arrays that a linear-regression task draws, shaped as the Python code shapes them.
 INNERLOOP_INLINE Stream input_stream(const Problem& problem) {
-  return {problem.data.input_key, problem.input_size, problem.num_tokens, problem.batch_size};
+  return {problem.data.input_key, problem.input_size, problem.num_pairs, problem.batch_size};
 }
 INNERLOOP_INLINE Stream weight_stream(const Problem& problem) {
   return {problem.data.weight_key, problem.output_size, problem.input_size, problem.batch_size};
 }
 INNERLOOP_INLINE Stream noise_stream(const Problem& problem) {
-  return {problem.data.noise_key, problem.output_size, problem.num_tokens - 1, problem.batch_size};
+  return {problem.data.noise_key, problem.output_size, problem.num_pairs - 1, problem.batch_size};
 }
 
 }  // namespace innerloop::INNERLOOP_TARGET

@@ -74,20 +74,8 @@ class TokenForm {
       multiply<Then::add>(matrix(layers_.A(layer, head), size_), matrix(SC(layer, head), size_), size_, M(layer));
     }
     multiply(matrix(E, size_), matrix(M(layer), size_), tokens_count_, size_, size_, tokens(layer + 1), size_);
-    is_clipped_[layer] = clip(tokens(layer + 1), derivatives_ + tokens_size_ * layer);
-  }
-
-  // Clips the tokens and says whether any entry was reached; only then are the derivatives written. Training rarely
-  // touches the clip, so usually this is one read of the tokens.
-  bool clip(Vector* tokens, Vector* derivatives) const {
-    Mask is_reached{};
-    for (size_t entry = 0; entry < tokens_size_; ++entry) is_reached |= absolute(tokens[entry]) >= problem_.token_clip;
-    if (!any(is_reached)) return false;
-    for (size_t entry = 0; entry < tokens_size_; ++entry) {
-      derivatives[entry] = clip_derivative(tokens[entry], problem_.token_clip);
-      tokens[entry] = clipped(tokens[entry], problem_.token_clip);
-    }
-    return true;
+    is_clipped_[layer] =
+        clip_tokens(tokens(layer + 1), tokens_size_, problem_.token_clip, derivatives_ + tokens_size_ * layer);
   }
 
   // The last layer, forward and backward, with S u = E^T (E u) over the keys.

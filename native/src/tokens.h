@@ -8,8 +8,8 @@
 
 namespace innerloop::INNERLOOP_TARGET {
 
-// Concatenated tokens: (x_j, y_j) for the context and, last, the query's (x_q, -W0 x_q). Tokens are rows of token_size
-// vectors. Lanes beyond the batch hold zeros, which stay zeros in every layer: such tasks have no loss and no gradient.
+// Tokens are rows of token_size vectors, the query's last. Lanes beyond the batch hold zeros; in stacks of linear
+// attention these stay zeros in every layer, so that such tasks have no loss and no gradient.
 template <int SIZE>
 class TokenReader {
  public:
@@ -17,70 +17,120 @@ class TokenReader {
       : problem_(problem),
         size_(problem.token_size),
         task_weights_(arena.take(problem.output_size * problem.input_size)),
-        answers_(arena.take(problem.output_size)) {}
+        answers_(arena.take(problem.output_size)) {
+    if (problem.data.layout == Layout::alternating) pairs_ = arena.take(problem.num_pairs * pair_size());
+  }
 
   void begin(int block) {
     first_task_ = block * LANES;
     num_tasks_ = problem_.batch_size - first_task_ < LANES ? problem_.batch_size - first_task_ : LANES;
-    if (!problem_.data.is_sampled) return;
-    const float scale = problem_.data.target_scale;
-    visit(weight_stream(problem_), 0, problem_.input_size, first_task_, [&](int output, int input, Words words) {
-      task_weights_[output * problem_.input_size + input] = scale * normal(words);
-    });
+    if (problem_.data.is_sampled) {
+      const float scale = problem_.data.target_scale;
+      visit(weight_stream(problem_), 0, problem_.input_size, first_task_, [&](int output, int input, Words words) {
+        task_weights_[output * problem_.input_size + input] = scale * normal(words);
+      });
+    }
+    if (problem_.data.layout == Layout::alternating) {
+      read_pairs(0, problem_.num_pairs, pairs_, Size<0>(pair_size()));
+      take_answers(query_pair());
+    }
   }
 
   // Writes tokens first..last-1.
   void read(int first, int last, Vector* tokens) {
-    if (problem_.data.is_sampled)
-      sample(first, last, tokens);
-    else
-      copy(first, last, tokens);
-    if (last == problem_.num_tokens) finish_query(tokens + (last - 1 - first) * size_);
+    const bool has_query = last == problem_.num_tokens;
+    Vector* query = tokens + (last - 1 - first) * size_;
+    switch (problem_.data.layout) {
+      case Layout::pairs:
+        read_pairs(first, last, tokens, size_);
+        if (has_query) finish_query(query);
+        break;
+      case Layout::alternating:
+        for (int token = first; token < last; ++token) alternate(token, tokens + (token - first) * size_);
+        break;
+      case Layout::given:
+        for (int entry = 0; entry < size_; ++entry)
+          copy(problem_.data.inputs, problem_.num_tokens, entry, first, last, tokens + entry, size_);
+        if (has_query)
+          for (int output = 0; output < problem_.output_size; ++output)
+            copy(problem_.data.targets, 1, output, 0, 1, answers_ + output, 1);
+    }
   }
 
   // The query's targets [output_size], known once the last token has been read.
   const Vector* answers() const { return answers_; }
 
+  // Which lanes hold a task.
+  Mask is_task() const { return lane_numbers() < broadcast(uint32_t(num_tasks_)); }
+
  private:
-  void sample(int first, int last, Vector* tokens) {
+  int pair_size() const { return problem_.input_size + problem_.output_size; }
+  Vector* query_pair() const { return pairs_ + (problem_.num_pairs - 1) * pair_size(); }
+
+  // Rows (x_j, y_j), the noiseless target of the query included; `width` is the distance of rows.
+  template <class Width>
+  void read_pairs(int first, int last, Vector* pairs, Width width) {
+    if (problem_.data.is_sampled) return sample(first, last, pairs, width);
+    const int inputs = problem_.input_size, count = problem_.num_pairs;
+    for (int entry = 0; entry < inputs; ++entry)
+      copy(problem_.data.inputs, count, entry, first, last, pairs + entry, width);
+    for (int output = 0; output < problem_.output_size; ++output)
+      copy(problem_.data.targets, count, output, first, last, pairs + inputs + output, width);
+  }
+
+  template <class Width>
+  void sample(int first, int last, Vector* pairs, Width width) {
     const int inputs = problem_.input_size;
     const Data& data = problem_.data;
-    visit(input_stream(problem_), first, last, first_task_, [&](int input, int token, Words words) {
-      tokens[(token - first) * size_ + input] = data.input_scale * centred_uniform(words);
+    visit(input_stream(problem_), first, last, first_task_, [&](int input, int pair, Words words) {
+      pairs[(pair - first) * width + input] = data.input_scale * centred_uniform(words);
     });
-    multiply(matrix(tokens, size_), transposed(task_weights_, Size<0>(inputs)), last - first, inputs,
-             problem_.output_size, tokens + inputs, size_);
-    const int context = problem_.num_tokens - 1;
+    multiply(matrix(pairs, width), transposed(task_weights_, Size<0>(inputs)), last - first, inputs,
+             problem_.output_size, pairs + inputs, width);
+    const int context = problem_.num_pairs - 1;
     if (data.noise_std > 0) {
       visit(noise_stream(problem_), first, last < context ? last : context, first_task_,
-            [&](int output, int token, Words words) {
-              tokens[(token - first) * size_ + inputs + output] += data.noise_std * normal(words);
+            [&](int output, int pair, Words words) {
+              pairs[(pair - first) * width + inputs + output] += data.noise_std * normal(words);
             });
     }
-    if (num_tasks_ < LANES) {
-      const Mask is_task = lane_numbers() < broadcast(uint32_t(num_tasks_));
-      for (int entry = 0; entry < (last - first) * size_; ++entry) tokens[entry] = is_task ? tokens[entry] : Vector{};
-    }
+    if (num_tasks_ < LANES)
+      for (int entry = 0; entry < (last - first) * width; ++entry) pairs[entry] = is_task() ? pairs[entry] : Vector{};
   }
 
-  void copy(int first, int last, Vector* tokens) {
-    const int inputs = problem_.input_size;
-    for (int entry = 0; entry < problem_.token_size; ++entry) {
-      const float* row = entry < inputs ? problem_.data.inputs + size_t(entry) * row_length()
-                                        : problem_.data.targets + size_t(entry - inputs) * row_length();
-      for (int token = first; token < last; ++token)
-        tokens[(token - first) * size_ + entry] =
-            load(row + size_t(token) * problem_.batch_size + first_task_, num_tasks_);
-    }
+  // Columns first..last-1 of one row of an array [rows, columns, batch_size].
+  void copy(const float* array, int columns, int row, int first, int last, Vector* out, int out_stride) const {
+    const float* from = array + size_t(row) * columns * problem_.batch_size + first_task_;
+    for (int column = first; column < last; ++column)
+      out[(column - first) * out_stride] = load(from + size_t(column) * problem_.batch_size, num_tasks_);
   }
 
-  size_t row_length() const { return size_t(problem_.num_tokens) * problem_.batch_size; }
+  // One of x_1, y_1, x_2, .., y_N, x_q with its code.
+  void alternate(int token, Vector* out) const {
+    const Data& data = problem_.data;
+    const bool is_input = token % 2 == 0;
+    const Vector* pair = pairs_ + token / 2 * pair_size();
+    for (int entry = 0; entry < size_; ++entry) {
+      const Vector code = broadcast(data.codes[size_t(token) * size_ + entry]);
+      out[entry] = num_tasks_ == LANES ? code : (is_task() ? code : Vector{});
+    }
+    if (is_input)
+      for (int input = 0; input < problem_.input_size; ++input) out[input] += pair[input];
+    else
+      for (int output = 0; output < problem_.output_size; ++output)
+        out[data.content_size - problem_.output_size + output] += pair[problem_.input_size + output];
+  }
+
+  void take_answers(const Vector* query) {
+    for (int output = 0; output < problem_.output_size; ++output)
+      answers_[output] = query[problem_.input_size + output];
+  }
 
   // Takes the answers out of the query's token and puts -W0 x_q there.
   void finish_query(Vector* query) {
+    take_answers(query);
     for (int output = 0; output < problem_.output_size; ++output) {
       Vector& entry = query[problem_.input_size + output];
-      answers_[output] = entry;
       entry = Vector{};
       for (int input = 0; input < problem_.input_size; ++input)
         entry -= problem_.initial_weights[output * problem_.input_size + input] * query[input];
@@ -91,6 +141,7 @@ class TokenReader {
   Size<SIZE> size_;
   Vector* task_weights_;  // W [output_size, input_size]
   Vector* answers_;
+  Vector* pairs_ = nullptr;  // of alternating tokens [num_pairs, input_size + output_size]
   int first_task_ = 0, num_tasks_ = 0;
 };
 

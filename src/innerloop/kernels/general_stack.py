@@ -34,7 +34,7 @@ def general_stack_entries(
     rows = embed(weights.embedding, jnp.moveaxis(tokens, -1, 0).mT)  # (batch, tokens, width)
     layers = weights.layers(), products(weights)
     shared = jax.tree.map(lambda leaf: leaf[0], layers)
-    num_passed = config.num_layers - (2 if _ends_in_dot_products(config) else 1)
+    num_passed = config.num_layers - (2 if ends_in_dot_products(config) else 1)
     for segment in layer_segments(config):
         in_loop = range(segment.layers.start, min(segment.layers.stop, num_passed))
         if not in_loop:
@@ -59,7 +59,7 @@ def general_stack_entries(
     return query[:, 0, -num_targets:].T
 
 
-def _ends_in_dot_products(config: StackConfig) -> bool:
+def ends_in_dot_products(config: StackConfig) -> bool:
     """Whether the last layer is linear attention, right on top of the attention of the layer before."""
     last = config.num_layers - 1
     return (

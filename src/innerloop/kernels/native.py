@@ -1,10 +1,10 @@
 """The native kernel: loss and gradient of a batch in one call to C++ (its sources are in ``native/``).
 
-It serves, in single precision on CPUs and for the half squared error, stacks of linear attention (every option of
-`StackConfig` with which a stack `is_linear`) and one linear layer on embedded tokens (`serves_embedded_layer`). Linear
-regression on uniform inputs is sampled inside the call for the former, from the very words that `LinearRegression.draw`
-would use; otherwise, and for a fixed training set, the call is handed batches that JAX made. How it works:
-``docs/native.md``.
+It serves, in single precision on CPUs and for the half squared error, stacks of attention of any kind with or without
+LayerNorm (`serves_stack`) on concatenated and alternating tokens, and one linear layer on embedded tokens
+(`serves_embedded_layer`). For the former, linear regression on uniform inputs is sampled inside the call, from the very
+words that `LinearRegression.draw` would use; otherwise, and for a fixed training set, the call is handed batches that
+JAX made. See ``docs/native.md``.
 
 The environment variable ``INNERLOOP_NATIVE`` says whether to use it: ``auto`` (the default) where it is built,
 ``required`` to fail where it is not, ``off`` to train in JAX.
@@ -20,19 +20,21 @@ import zlib
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key, UInt32
+from jaxtyping import Array, Float, Key, UInt32
 
 from innerloop.kernels.embedded_layer import serves_embedded_layer
 from innerloop.kernels.features import FeatureWeights, feature_weights
 from innerloop.kernels.kernel import Kernel, batch_source
-from innerloop.models import Products, StackConfig, products
+from innerloop.kernels.stack_arrays import StackArrays, serves_stack, stack_arrays, stack_options
+from innerloop.models import StackConfig
+from innerloop.problem import Problem
 from innerloop.tasks import LinearRegression, PredictionLoss, Task, Uniform
-from innerloop.tokens import ConcatenatedTokens, Tokens
+from innerloop.tokens import AlternatingTokens, ConcatenatedTokens, Tokens
 
 _LIBRARY = "innerloop_native.so"
 _FUNCTIONS = (
@@ -86,31 +88,26 @@ def native_kernel(
     """
     if not is_chosen(config, tokens, task.prediction_loss):
         return None
-    assert isinstance(tokens, ConcatenatedTokens)
-    if not config.is_linear:
+    if not serves_stack(config):
+        assert isinstance(tokens, ConcatenatedTokens)
         return _embedded_layer(config, tokens, task, batch_size, is_fixed, instruction_set, num_threads)
 
-    options = {
-        "num_layers": np.int32(config.num_layers),
-        "query_in_keys": np.int32(config.query_in_keys),
-        "writes_targets_only": np.int32(config.update == "targets"),
-        "num_threads": np.int32(num_threads),
-        "damping": np.float32(config.damping),
-        "token_clip": np.float32(math.inf if config.token_clip is None else config.token_clip),
-        "instruction_set": instruction_set,
-    }
-    if not is_fixed and isinstance(task, LinearRegression) and _can_sample(task, batch_size):
-        prepare, call = _sampled(task, batch_size, options)
+    layout = _layout(tokens, task)
+    if layout.kind != "given" and not is_fixed and isinstance(task, LinearRegression) and _can_sample(task, batch_size):
+        prepare, call = _sampled(task, batch_size)
     else:
-        prepare, call = _given(task, batch_size, is_fixed, options)
-    initial_weights = tokens.initial_weights
-    if initial_weights is None:
-        initial_weights = np.zeros((task.output_size, task.input_size), np.float32)
+        prepare, call = _given(task, tokens, batch_size, is_fixed, layout)
 
     def loss_and_gradient(weights, draw):
-        reduced, pull_back = jax.vjp(products, weights)
-        loss, *gradients = call(reduced, initial_weights, draw)
-        (gradient,) = pull_back(Products(*gradients))
+        reduced, pull_back = jax.vjp(stack_arrays, weights)
+        options = stack_options(config, key_size=weights.attention.W_K.shape[-2]) | {
+            "layout": np.int32(_LAYOUTS[layout.kind]),
+            "content_size": np.int32(layout.content_size),
+            "num_threads": np.int32(num_threads),
+            "instruction_set": instruction_set,
+        }
+        loss, *gradients = call((*reduced, layout.initial_weights, layout.codes), draw, options)
+        (gradient,) = pull_back(StackArrays(*gradients))
         return loss, gradient
 
     return Kernel("native", prepare, loss_and_gradient, is_fixed=is_fixed)
@@ -128,10 +125,8 @@ def is_chosen(config: StackConfig, tokens: Tokens, loss: PredictionLoss = "half_
         jnp.result_type(float) == jnp.float32
         and loss == "half_squared_error"
         and jax.default_backend() == "cpu"
-        and (config.is_linear or serves_embedded_layer(config))
-        and isinstance(tokens, ConcatenatedTokens)
-        # The C++ code for linear stacks puts the targets themselves into the context's tokens.
-        and not (config.is_linear and tokens.targets_hold_residuals and tokens.initial_weights is not None)
+        and (_has_given_codes(tokens) if serves_stack(config) else serves_embedded_layer(config))
+        and (serves_stack(config) or isinstance(tokens, ConcatenatedTokens))
     )
     return is_wanted and is_served
 
@@ -208,11 +203,53 @@ def _can_sample(task: LinearRegression, batch_size: int) -> bool:
     )
 
 
-# Both kinds of batches give (prepare, call): the halves of a Kernel, the second for products in place of weights.
+class _Layout(NamedTuple):
+    """How the native code makes tokens of pairs.
+
+    Attributes:
+        kind: a token per pair, tokens that take turns, or whatever JAX makes.
+        initial_weights: W0, for pairs; zeros that tell their sizes otherwise.
+        codes: of alternating tokens, laid out as these are.
+        content_size: of alternating tokens.
+    """
+
+    kind: Literal["pairs", "alternating", "given"]
+    initial_weights: Float[Array, "output_size input_size"] | Float[np.ndarray, "output_size input_size"]
+    codes: Float[np.ndarray, "tokens_or_0 token_size"]
+    content_size: int = 0
+
+
+# The native code's numbers.
+_LAYOUTS = {"pairs": 0, "alternating": 1, "given": 2}
+
+
+def _has_given_codes(tokens: Tokens) -> bool:
+    """Whether tokens do not depend on weights."""
+    return not (isinstance(tokens, AlternatingTokens) and tokens.positions.kind == "learned")
+
+
+def _layout(tokens: Tokens, task: Task) -> _Layout:
+    sizes = {"input_size": task.input_size, "output_size": task.output_size}
+    num_tokens, token_size = tokens.shape(**sizes, context_length=task.context_length)
+    no_weights, no_codes = (np.zeros(shape, np.float32) for shape in (tuple(sizes.values())[::-1], (0, token_size)))
+    if isinstance(tokens, ConcatenatedTokens):
+        if tokens.initial_weights is None:
+            return _Layout("pairs", no_weights, no_codes)
+        return _Layout("given" if tokens.targets_hold_residuals else "pairs", tokens.initial_weights, no_codes)
+    if tokens.positions.permuted:
+        return _Layout("given", no_weights, no_codes)
+    shapes = (task.context_length, task.input_size), (task.context_length, task.output_size), (task.input_size,)
+    with jax.ensure_compile_time_eval():  # the kernel may be built while a loop is traced
+        codes = np.asarray(tokens.encode(Problem(*(jnp.zeros(shape, jnp.float32) for shape in shapes))))
+    assert codes.shape == (num_tokens, token_size)
+    return _Layout("alternating", no_weights, codes, tokens.content_size(**sizes))
+
+
+# Both kinds of batches give (prepare, call): the halves of a Kernel, the second for arrays in place of weights.
 _Halves = tuple[Callable[..., Any], Callable[..., Any]]
 
 
-def _sampled(task: LinearRegression, batch_size: int, options: dict[str, Any]) -> _Halves:
+def _sampled(task: LinearRegression, batch_size: int) -> _Halves:
     """Batches made inside the call: the draw is the stream's key and the step."""
     scales = jnp.stack(
         [jnp.asarray(scale, jnp.float32) for scale in (task.input_scale, task.target_scale, task.noise_std)]
@@ -224,31 +261,30 @@ def _sampled(task: LinearRegression, batch_size: int, options: dict[str, Any]) -
             raise ValueError(f"a stream must be a threefry key of two words, got {stream}; use innerloop.keys.root_key")
         return words, jnp.asarray(step, jnp.int32)
 
-    def call(reduced, initial_weights, draw):
-        return _ffi_call("innerloop_sampled_batch", _results(reduced))(
-            reduced.W_KQ,
-            reduced.W_PV,
-            initial_weights,
+    def call(arrays, draw, options):
+        return _ffi_call("innerloop_sampled_batch", _results(arrays))(
+            *arrays,
             scales,
             *draw,
             options=options,
             names=STREAM_NAMES,
-            num_tokens=np.int32(task.context_length + 1),
+            num_pairs=np.int32(task.context_length + 1),
             batch_size=np.int32(batch_size),
         )
 
     return prepare, call
 
 
-def _given(task: Task, batch_size: int, is_fixed: bool, options: dict[str, Any]) -> _Halves:
-    """Batches made by JAX."""
+def _given(task: Task, tokens: Tokens, batch_size: int, is_fixed: bool, layout: _Layout) -> _Halves:
+    """Batches made by JAX, as pairs or as tokens."""
     source = batch_source(task, batch_size, is_fixed=is_fixed)
 
-    def call(reduced, initial_weights, draw):
+    def call(arrays, draw, options):
         batch = source.assemble(draw)
-        return _ffi_call("innerloop_given_batch", _results(reduced))(
-            reduced.W_KQ, reduced.W_PV, initial_weights, batch.inputs, batch.targets, options=options
-        )
+        data = batch.inputs, batch.targets
+        if layout.kind == "given":
+            data = tokens.encode_batch(batch), batch.targets[:, -1:]
+        return _ffi_call("innerloop_given_batch", _results(arrays))(*arrays, *data, options=options)
 
     return source.prepare, call
 
@@ -286,10 +322,10 @@ def _embedded_layer(
     return Kernel("native", source.prepare, loss_and_gradient, is_fixed=is_fixed)
 
 
-def _results(reduced: Products):
-    """Loss and the gradients with respect to the products."""
-    matrices = jax.ShapeDtypeStruct(reduced.W_KQ.shape, jnp.float32)
-    return jax.ShapeDtypeStruct((), jnp.float32), matrices, matrices
+def _results(arrays: tuple[Any, ...]):
+    """Loss and the gradients with respect to the weights, which come first among the arrays."""
+    weights = arrays[: len(StackArrays._fields)]
+    return [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((), *(array.shape for array in weights))]
 
 
 _ffi_call = partial(jax.ffi.ffi_call, vmap_method="sequential")

@@ -11,9 +11,11 @@ x and y alternate), tokens of width d, H heads and K layers:
 
 (where no token reaches the clip) and 2 N n_i n_o for the targets. For any other stack: three times the forward pass,
 with h hidden units per MLP and f = 20 for a GELU or an exponential. In `innerloop.kernels.general_stack` the last layer
-moves the query alone, so that (K - 1)(N + 1) + 1 tokens are moved:
+moves the query alone, so that (K - 1)(N + 1) + 1 tokens are moved, or, where the last layer is linear attention on what
+the attention before it leaves, (K - 2)(N + 1) + 1, and N + 1 are read by the layer before the last and left in place:
 
     per token moved                     6 (2 H d^2 + 2 H N d + 2 d h) + 3 f (h + H N)
+    per token left in place             6 (H d^2 + H N d) + 3 f H N
     embedding and input MLP, per token  6 (d (n_i + n_o) + 2 d h) + 3 f h
 
 and in `innerloop.kernels.embedded_layer` context tokens are read through their hidden units (N times) and the query
@@ -28,6 +30,7 @@ Random numbers are no arithmetic in this sense; `random_words` counts them.
 import jax
 
 from innerloop.kernels.embedded_layer import serves_embedded_layer
+from innerloop.kernels.general_stack import ends_in_dot_products
 from innerloop.keys import root_key
 from innerloop.models import StackConfig
 from innerloop.tasks import Task
@@ -93,4 +96,8 @@ def _general_operations(config: StackConfig, context: int, token_size: int, outp
         return context * read + embedded + 6 * heads * width * (width + token_size + in_input)
     moved = 6 * (2 * heads * width**2 + 2 * heads * context * width + 2 * width * in_block)
     moved += 3 * _SPECIAL_FUNCTION * (in_block + heads * context)
-    return ((config.num_layers - 1) * (context + 1) + 1) * moved + (context + 1) * embedded
+    left = 6 * heads * (width**2 + context * width) + 3 * _SPECIAL_FUNCTION * heads * context
+    below_last = (config.num_layers - 1) * moved
+    if ends_in_dot_products(config):
+        below_last += left - moved
+    return (context + 1) * (below_last + embedded) + moved

@@ -6,6 +6,7 @@ from innerloop.models.attention import (
     attention_of_scores,
     attention_scores,
     attention_update,
+    softmax_share,
 )
 from innerloop.models.embedding import EmbeddingWeights, embed
 from innerloop.models.initialise import initialise
@@ -37,4 +38,5 @@ __all__ = [
     "mlp",
     "products",
     "run_stack",
+    "softmax_share",
 ]

@@ -80,8 +80,13 @@ def attention_of_scores(
     if kind == "softmax":
         return softmax
     assert mixing is not None, "mixed attention has weights for its mixing"
-    share = jax.nn.sigmoid(_MIXING_SLOPE * mixing)
+    share = softmax_share(mixing)
     return share * softmax + (1 - share) * jnp.where(is_seen, scores, jnp.zeros_like(scores))
+
+
+def softmax_share(mixing: Float[Array, "*layers"]) -> Float[Array, "*layers"]:
+    """Softmax's share m in mixed attention."""
+    return jax.nn.sigmoid(_MIXING_SLOPE * mixing)
 
 
 def attention_update(

@@ -23,22 +23,30 @@ from innerloop.algorithms import GradientDescent
 from innerloop.constructions import gradient_descent_transformer
 from innerloop.kernels import Kernel, batch_loss, jax_kernel, native, training_path
 from innerloop.keys import named_key, root_key
-from innerloop.models import AttentionWeights, StackConfig, StackWeights
+from innerloop.models import StackConfig, StackWeights, initialise
 from innerloop.report.estimate import speed
 from innerloop.store import environment
 from innerloop.tasks import LinearRegression
-from innerloop.tokens import ConcatenatedTokens
+from innerloop.tokens import AlternatingTokens, ConcatenatedTokens, Tokens
 from innerloop.training import published
 
 LARGEST_GRADIENT_ERROR = 1e-5  # relative to the gradient's largest entry
 LARGEST_PROOF_ERROR = 1e-12
 
-# One layer, the Gram form, and the token form: the three arrangements of the same loss.
-_CONFIGS = (
-    StackConfig(),
-    StackConfig(num_layers=3),
-    StackConfig(num_layers=2, tied=False, token_clip=10.0),
-)
+# Every arrangement of the loss: one layer, Gram form, token form; attention of other kinds, with its last keys left in
+# place and with all keys moved; one layer on embedded tokens.
+CASES: dict[str, tuple[StackConfig, Tokens]] = {
+    "one layer": (StackConfig(), ConcatenatedTokens()),
+    "three layers": (StackConfig(num_layers=3), ConcatenatedTokens()),
+    "token clip": (StackConfig(num_layers=2, tied=False, token_clip=10.0), ConcatenatedTokens()),
+    "softmax, alternating tokens": (
+        StackConfig(num_layers=2, tied=False, attention=("softmax", "linear")),
+        AlternatingTokens(),
+    ),
+    "mixed, LayerNorm": (StackConfig(num_layers=2, attention=("mixed",), layer_norm="before"), ConcatenatedTokens()),
+    "embedded tokens": (StackConfig(embedding_size=7, mlp="input", mlp_widening=2), ConcatenatedTokens()),
+}
+"""Architectures whose gradients are checked."""
 _TASK = LinearRegression(input_size=3, output_size=2, context_length=7)
 _SEED, _STEP = 7, 3
 _BATCH_SIZE = 37  # no multiple of a vector's lanes
@@ -121,21 +129,19 @@ def native_gradient() -> Outcome:
     if skipped := _without_native():
         return skipped
 
-    def build(config: StackConfig) -> Kernel:
+    def build(config: StackConfig, tokens: Tokens) -> Kernel:
         with native.using("required"):
-            kernel = native.native_kernel(config, ConcatenatedTokens(), _TASK, _BATCH_SIZE)
+            kernel = native.native_kernel(config, tokens, _TASK, _BATCH_SIZE)
         if kernel is None:
             raise RuntimeError(f"no native kernel for {config}")
         return kernel
 
-    return error_outcome(max(_gradient_error(config, build(config)) for config in _CONFIGS), LARGEST_GRADIENT_ERROR)
+    return error_outcome(max(_gradient_error(case, build(*CASES[case])) for case in CASES), LARGEST_GRADIENT_ERROR)
 
 
 def jax_gradient() -> Outcome:
     """JAX's gradient in single precision against double precision."""
-    errors = [
-        _gradient_error(config, jax_kernel(config, ConcatenatedTokens(), _TASK, _BATCH_SIZE)) for config in _CONFIGS
-    ]
+    errors = [_gradient_error(case, jax_kernel(*CASES[case], _TASK, _BATCH_SIZE)) for case in CASES]
     return error_outcome(max(errors), LARGEST_GRADIENT_ERROR)
 
 
@@ -216,12 +222,12 @@ def _without_native() -> Outcome | None:
     return None
 
 
-def _gradient_error(config: StackConfig, kernel: Kernel) -> float:
+def _gradient_error(case: str, kernel: Kernel) -> float:
     """Largest error of a kernel's gradient, relative to the gradient's largest entry, against double precision."""
     draw = kernel.prepare(root_key(_SEED), jnp.asarray(_STEP, jnp.int32)) if kernel.path == "native" else _draw()
-    _, actual = jax.jit(kernel.loss_and_gradient)(_moderate_weights(config), draw)
-    pairs = zip(jax.tree.leaves(actual), _expected_gradient(config), strict=True)
-    largest = max(float(np.abs(leaf).max()) for leaf in _expected_gradient(config))
+    _, actual = jax.jit(kernel.loss_and_gradient)(_moderate_weights(case), draw)
+    pairs = zip(jax.tree.leaves(actual), _expected_gradient(case), strict=True)
+    largest = max(float(np.abs(leaf).max()) for leaf in _expected_gradient(case))
     return max(float(np.abs(np.asarray(ours, np.float64) - theirs).max()) for ours, theirs in pairs) / largest
 
 
@@ -232,22 +238,22 @@ def _draw():
 
 
 @lru_cache
-def _expected_gradient(config: StackConfig) -> list[np.ndarray]:
+def _expected_gradient(case: str) -> list[np.ndarray]:
     """The gradient's leaves in double precision, on the batch that JAX draws in single precision."""
+    config, tokens = CASES[case]
     batch = jax.jit(_TASK.assemble)(_draw())
     with jax.enable_x64(True):
-        double = jax.tree.map(
-            lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), (_moderate_weights(config), batch)
-        )
-        gradient = jax.jit(
-            lambda weights, batch: jax.grad(batch_loss, argnums=2)(config, ConcatenatedTokens(), weights, batch)
-        )
+        double = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), (_moderate_weights(case), batch))
+        gradient = jax.jit(lambda weights, batch: jax.grad(batch_loss, argnums=2)(config, tokens, weights, batch))
         return [np.asarray(leaf) for leaf in jax.tree.leaves(gradient(*double))]
 
 
-def _moderate_weights(config: StackConfig) -> StackWeights:
+def _moderate_weights(case: str) -> StackWeights:
     """Weights with which a layer changes a token by about as much as there is: no stack explodes or stays linear."""
-    rng, width = np.random.default_rng(1), _TASK.input_size + _TASK.output_size
-    size = (0.3 / (width**2.5 * (1 + _TASK.context_length / 12) * config.num_heads)) ** 0.25
-    shape = (config.num_distinct_layers, config.num_heads, width, width)
-    return StackWeights(AttentionWeights(*(jnp.asarray(size * rng.normal(size=shape), jnp.float32) for _ in range(4))))
+    config, tokens = CASES[case]
+    sizes = {name: getattr(_TASK, name) for name in ("input_size", "output_size", "context_length")}
+    num_tokens, token_size = tokens.shape(**sizes)
+    width = token_size if config.embedding_size is None else config.embedding_size
+    size = (0.3 / (width**2.5 * (1 + num_tokens / 12) * config.num_heads)) ** 0.25
+    rng, initial = np.random.default_rng(1), initialise(config, token_size, root_key(1))
+    return jax.tree.map(lambda leaf: leaf + jnp.asarray(size * rng.normal(size=leaf.shape), jnp.float32), initial)

@@ -6,7 +6,8 @@ Training: a few steps of every kind of recipe that is not stored yet are compile
 
 (on a CPU, where seeds run one after the other; elsewhere all seeds are timed together). Analysis: the seconds that an
 experiment says it takes on a machine of two cores, times how much slower this machine compiles and runs a fixed small
-program. Kinds that the calibration's budget leaves out are scaled from a kind that was timed, by their work.
+program. Kinds that the calibration's budget leaves out are scaled by their work from a kind that was timed, of the same
+path (native or JAX) where there is one.
 
     >>> text_of(200.0), text_of(40.0), text_of(9000.0)
     ('3 min', '40 s', '2.5 h')
@@ -129,9 +130,7 @@ def speed(recipe: Recipe) -> Speed:
     Recipes are of one kind when they agree in all that a step's cost depends on: task, model, batch, precision.
     """
     kind = dataclasses.replace(recipe, seeds=_timed_seeds(recipe), num_steps=1)
-    with numerics(recipe):
-        path = recipe_path(recipe)
-    return _timed(dataclasses.replace(kind, evaluation_interval=1, init_scale=Recipe.init_scale), path)
+    return _timed(dataclasses.replace(kind, evaluation_interval=1, init_scale=Recipe.init_scale), _path(recipe))
 
 
 def text_of(seconds: float) -> str:
@@ -175,13 +174,15 @@ def _training_seconds(recipes: dict[str, Recipe], *, note, budget: float, clock)
     # The most work first: the budget is spent where the time goes.
     for name, recipe in sorted(recipes.items(), key=lambda item: -_work(item[1]) * len(item[1].seeds)):
         if timed and clock() - started > budget:
-            nearest, own = min(timed.items(), key=lambda item: abs(math.log(item[0] / _step_work(recipe))))
+            alike = [(work, own) for (path, work), own in timed.items() if path == _path(recipe)]
+            options = alike or [(work, own) for (_, work), own in timed.items()]
+            nearest, own = min(options, key=lambda option: abs(math.log(option[0] / _step_work(recipe))))
             ratio = _step_work(recipe) / nearest
             seconds[name] = Speed(own.set_up, own.step * ratio, own.measurement * ratio).run_seconds(recipe)
             continue
         note(name)
-        timed[_step_work(recipe)] = speed(recipe)
-        seconds[name] = timed[_step_work(recipe)].run_seconds(recipe)
+        timed[_path(recipe), _step_work(recipe)] = own = speed(recipe)
+        seconds[name] = own.run_seconds(recipe)
     return seconds
 
 
@@ -192,6 +193,11 @@ def _work(recipe: Recipe) -> float:
 def _step_work(recipe: Recipe) -> float:
     words = _OPERATIONS_PER_WORD * random_words(recipe.task)
     return float(recipe.tasks_per_step * (operations_per_task(recipe.model, recipe.task, recipe.tokens()) + words))
+
+
+def _path(recipe: Recipe) -> str:
+    with numerics(recipe):
+        return recipe_path(recipe)
 
 
 def _is_stored(store: Path, name: str) -> bool:

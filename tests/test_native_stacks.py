@@ -128,6 +128,10 @@ PATHS = {
     ),
     "two heads below": (dataclasses.replace(FIG_5, num_heads=2, query_in_keys=True), ConcatenatedTokens()),
     "all keys moved": (StackConfig(num_layers=2, tied=False, layer_norm="before"), ConcatenatedTokens()),
+    "clip that is reached": (
+        StackConfig(num_layers=3, tied=False, attention=("softmax", "linear", "mixed"), token_clip=0.45),
+        ConcatenatedTokens(),
+    ),
     "clip that is not reached": (dataclasses.replace(FIG_5, token_clip=50.0), AlternatingTokens()),
     "causal": (
         StackConfig(num_layers=3, attention=("mixed",), causal=True, query_in_keys=True),
@@ -192,7 +196,7 @@ def test_lanes_without_a_task_count_nothing():
 
 def test_tasks_that_jax_makes():
     """The door for given batches, with pairs and with tokens."""
-    task = RandomNetwork(input_size=3, context_length=5)
+    task = RandomNetwork(input_size=3, output_size=2, context_length=5)
     for tokens in (ConcatenatedTokens(), AlternatingTokens(), AlternatingTokens(Positions(permuted=True))):
         weights = weights_for(FIG_5, tokens, task)
         assert_correct(FIG_5, tokens, task, 21, weights)

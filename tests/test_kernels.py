@@ -182,7 +182,7 @@ def test_the_embedded_layer_s_code_is_for_linear_layers(change):
 @pytest.mark.parametrize("mode", ["auto", "required", "off"])
 @pytest.mark.parametrize("config", OTHERS.values(), ids=OTHERS)
 def test_path_of_other_parts(config, mode, monkeypatch):
-    """In single precision the native kernels serve linear stacks and one layer on embedded tokens; JAX all others."""
+    """In single precision the native kernels serve stacks of attention and a layer on embedded tokens; JAX the rest."""
     monkeypatch.setenv("INNERLOOP_NATIVE", mode)
     monkeypatch.setattr(native, "library_problem", lambda: None)
     with jax.enable_x64(False):

@@ -58,7 +58,7 @@ def _training(data: xr.Dataset) -> Figure:
     net.legend(fontsize=7)
     caption(
         figure,
-        "Layer 1 learns to read a neighbouring token, and the loss falls to that of one gradient step; without softmax "
+        "Where layer 1 learns to read the next token, the loss falls to that of one gradient step; without softmax "
         f"or without positions it does not.\nThin: each of {data.sizes['seed']} seeds; thick: mean, with a 95 % band. "
         "Dotted: published values.",
     )

@@ -14,7 +14,7 @@ def recipes(preset: Preset, num_seeds: int | None) -> dict[str, Recipe]:
 
     `plateaus` looks at the same runs.
     """
-    recipe = published(seeds=tuple(range(num_seeds or (2 if preset == "smoke" else 10))))
+    recipe = published(seeds=tuple(range(num_seeds or (2 if preset == "smoke" else 20))))
     recipe = dataclasses.replace(recipe, model=StackConfig(attention=("softmax",)), evaluation_interval=50)
     if preset == "smoke":
         recipe = dataclasses.replace(recipe, num_steps=100, batch_size=64, evaluation_tasks=200)

@@ -160,9 +160,11 @@ def test_native_code_leaves_cross_entropy_to_jax(monkeypatch):
     """Also where it is required: the family's loss is not one that it has."""
     monkeypatch.setenv("INNERLOOP_NATIVE", "required")
     tokens = ConcatenatedTokens()
-    assert training_kernel(StackConfig(), tokens, TASK, 8).path == "jax"
-    assert training_path(StackConfig(), tokens, TASK.prediction_loss) == "jax"
-    assert training_path(StackConfig(), tokens, LinearRegression.prediction_loss) == "native"
+    for attention in ("linear", "softmax"):
+        config = StackConfig(attention=(attention,))
+        assert training_kernel(config, tokens, TASK, 8).path == "jax"
+        assert training_path(config, tokens, TASK.prediction_loss) == "jax"
+        assert training_path(config, tokens, LinearRegression.prediction_loss) == "native"
 
 
 SMALL = Recipe(
@@ -335,13 +337,13 @@ def test_learners_come_in_their_order():
     """Bayes-optimal, then the fit at its mode, then one tuned step, then equal probabilities; on the same tasks."""
     task = LinearClassification(input_size=3, context_length=13)
     samples, penalty = task.samples(root_key(13), 600), prior_penalty(task)
-    learners = (
-        BayesianLogisticRegression(penalty, root_key(14), 300),
-        LogisticRegression(penalty),
-        CrossEntropyDescent(20.0),
-        CrossEntropyDescent(20.0, 0),
+    chance, fit, bayes = trajectory_losses(
+        BayesianLogisticRegression(penalty, root_key(14), 300), samples, "cross_entropy"
     )
-    losses = np.stack([np.asarray(task_losses(one, samples, "cross_entropy"), np.float64) for one in learners])
+    step = task_losses(CrossEntropyDescent(20.0), samples, "cross_entropy")
+    losses = [np.asarray(one, np.float64) for one in (bayes, fit, step, chance)]
+    np.testing.assert_allclose(chance, math.log(2), rtol=1e-6)
+    np.testing.assert_allclose(fit, task_losses(LogisticRegression(penalty), samples, "cross_entropy"), atol=1e-5)
     for better, worse in itertools.pairwise(losses):
         gap = worse - better
         assert gap.mean() > 2 * gap.std() / math.sqrt(gap.size)

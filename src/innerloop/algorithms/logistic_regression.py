@@ -75,12 +75,14 @@ class BayesianLogisticRegression(eqx.Module):
         positive_int("num_samples", self.num_samples)
 
     def __call__(self, problem: Problem) -> Prediction:
-        """Log-probabilities of the query's classes; the trajectory starts with the prior's, which are equal."""
-        samples = self.posterior(problem)
+        """Log-probabilities of the query's classes: the trajectory has the prior's, the fit's and the average's."""
+        mode = fitted_weights(problem, self.penalty)
+        samples = self._around(mode, problem)
         log_probabilities = jax.nn.log_softmax(samples.weights @ problem.query_input, axis=-1)
         value = jax.nn.logsumexp(log_probabilities + samples.log_shares[:, None], axis=0)
-        start = jnp.full_like(value, -jnp.log(jnp.asarray(value.size, value.dtype)))
-        return Prediction(value, jnp.stack([start, value]), None)
+        prior = jnp.full_like(value, -jnp.log(jnp.asarray(value.size, value.dtype)))
+        fit = jax.nn.log_softmax(mode @ problem.query_input)
+        return Prediction(value, jnp.stack([prior, fit, value]), None)
 
     def effective_sample_size(self, problem: Problem) -> Float[Array, ""]:
         """1 / sum of squared shares: how many equal samples would do as well."""
@@ -88,7 +90,9 @@ class BayesianLogisticRegression(eqx.Module):
 
     def posterior(self, problem: Problem) -> "WeightedSamples":
         """Weights W with shares that sum to 1."""
-        mode = fitted_weights(problem, self.penalty)
+        return self._around(fitted_weights(problem, self.penalty), problem)
+
+    def _around(self, mode: Float[Array, "output_size input_size"], problem: Problem) -> "WeightedSamples":
         energy = eqx.Partial(_energy, problem, self.penalty)
         factor = jnp.linalg.cholesky(_curvature(energy, mode))
         normal_key, square_key = jax.random.split(self.key)

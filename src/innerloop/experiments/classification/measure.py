@@ -20,11 +20,10 @@ from innerloop.algorithms import (
     CentredLogits,
     CrossEntropyDescent,
     KernelSmoothing,
-    LogisticRegression,
     Trivial,
     prior_penalty,
 )
-from innerloop.analysis import align, best_numbers, key_query_scale, task_accuracies
+from innerloop.analysis import align, best_numbers, key_query_scale, task_accuracies, trajectory_losses
 from innerloop.experiments.against_descent import FirstPairs
 from innerloop.experiments.along_training import alignments, curve_points, snapshot
 from innerloop.experiments.classification.setting import LINEAR
@@ -203,14 +202,19 @@ def _of_linear(run: Run, algorithms: dict[str, Learner], held_out: Sample, sizes
 
 
 def _floor(run: Run, algorithms: dict[str, Learner], samples: Sample, sizes: Sizes) -> Variables:
-    """Losses beside those of logistic regression with the prior as its penalty and of the Bayes-optimal learner."""
-    task = run.recipe.task
+    """Losses beside those of logistic regression with the prior as its penalty and of the Bayes-optimal learner.
+
+    The latter's trajectory has them both, after one fit.
+    """
+    task, num_seeds = run.recipe.task, len(run.recipe.seeds)
     assert isinstance(task, LinearClassification)
     penalty = jnp.asarray(prior_penalty(task), jnp.float32)
     bayes = BayesianLogisticRegression(penalty, named_key(root_key(0), "posterior"), sizes.posterior_samples)
-    plain = {DESCENT: algorithms[DESCENT], LOGISTIC: LogisticRegression(penalty), BAYES: bayes}
-    lineup = Lineup(plain, {"trained": run.transformers()}, len(run.recipe.seeds))
-    return {"floor_loss": (("floor_learner", "seed"), lineup.measure(mean_loss, samples, _LOSS), _NATS)}
+    floors = np.asarray(trajectory_losses(bayes, samples, _LOSS)).mean(axis=1)[1:]
+    lineup = Lineup({DESCENT: algorithms[DESCENT]}, {"trained": run.transformers()}, num_seeds)
+    step, trained = lineup.measure(mean_loss, samples, _LOSS)
+    losses = np.stack([step, *(np.full(num_seeds, floor) for floor in floors), trained])
+    return {"floor_loss": (("floor_learner", "seed"), losses, _NATS)}
 
 
 def _first(samples: Sample, count: int) -> Sample:

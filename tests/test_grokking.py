@@ -95,9 +95,11 @@ def curves(fixed, fresh, train, seeds=3) -> xr.Dataset:
             "peak_step": (("seed",), np.array([one.peak_step for one in found])),
             "peak_loss": (("seed",), np.array([one.peak for one in found])),
             "lowest_loss": (("seed",), np.array([one.lowest for one in found])),
+            "diverged_at": (("seed",), np.full(seeds, -1.0)),
         }
         parts.append(xr.Dataset(variables, {"step": STEPS, "seed": np.arange(seeds)}).assign_coords(tasks=label))
-    data = cast(xr.Dataset, xr.concat(parts, "tasks"))
+    parts[1] = parts[1].isel(seed=slice(1))  # the control has one seed
+    data = cast(xr.Dataset, xr.concat(parts, "tasks", join="outer"))
     return data.assign(descent_loss=((), np.asarray(0.21)), zero_loss=((), np.asarray(0.43)))
 
 
@@ -137,7 +139,9 @@ def test_recipes_differ_from_their_control_in_the_tasks_alone():
     for preset in ("smoke", "quick", "paper"):
         fixed, fresh = recipes(preset, None).values()
         assert fixed.training_tasks == fresh.batch_size
-        assert dataclasses.replace(fresh, training_tasks=fixed.training_tasks, batch_size=fixed.batch_size) == fixed
+        assert fresh.seeds == fixed.seeds[:1]
+        changed = {"training_tasks": fixed.training_tasks, "batch_size": fixed.batch_size, "seeds": fixed.seeds}
+        assert dataclasses.replace(fresh, **changed) == fixed
     assert recipes("quick", None)[MAIN].training_tasks == 8192
     assert CHOSEN in CANDIDATES
 

@@ -40,7 +40,7 @@ def _panel(axes: Axes, data: xr.Dataset, tasks: str) -> None:
     part = data.sel(tasks=tasks)
     styles = {"loss": held_out, "train_loss": _TRAIN}
     for name, style in styles.items():
-        curves = part[name].dropna("step", how="all")
+        curves = part[name].dropna("step", how="all").dropna("seed", how="all")
         for seed in curves["seed"].values:
             axes.plot(curves["step"], curves.sel(seed=seed), color=style["color"], alpha=0.3, linewidth=0.8)
         line_with_band(axes, curves, x="step", over="seed", **style)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from innerloop.experiments.grokking.measure import measure_curves, reference_losses
 from innerloop.experiments.grokking.setting import CANDIDATES, Candidate
 from innerloop.runs import obtain_run
+from innerloop.store import ensure_writable, write_atomically
 
 COLUMNS = ("candidate", "idea", "steps", "first", "peak (step)", "lowest after (step)", "end", "end, training tasks")
 
@@ -109,8 +110,6 @@ def main(out: Path = Path("results")) -> None:
     Args:
         out: folder for results; runs go to its ``runs``.
     """
-    from innerloop.store import ensure_writable, write_atomically
-
     ensure_writable(out / "grokking")
     written = table(search(CANDIDATES, out / "runs"))
     write_atomically(out / "grokking" / "search.md", written.encode())

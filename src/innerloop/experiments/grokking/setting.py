@@ -157,7 +157,10 @@ CHOSEN = next(one for one in CANDIDATES if one.name == "late, wider, rate .1")
 
 
 def recipes(preset: Preset, num_seeds: int | None) -> dict[str, Recipe]:
-    """The chosen candidate on fixed tasks, and the control: as many fresh tasks in every step."""
+    """The chosen candidate on fixed tasks, and the control: as many fresh tasks in every step, for the first seed.
+
+    The control cannot overfit, so one seed is enough for it.
+    """
     seeds = tuple(range(num_seeds or _SEEDS[preset]))
     recipe = dataclasses.replace(CHOSEN.recipe, seeds=seeds)
     if preset == "smoke":
@@ -166,5 +169,5 @@ def recipes(preset: Preset, num_seeds: int | None) -> dict[str, Recipe]:
         recipe = dataclasses.replace(
             recipe, model=model, num_steps=20, evaluation_interval=5, training_tasks=64, evaluation_tasks=200
         )
-    fresh = dataclasses.replace(recipe, training_tasks=None, batch_size=recipe.tasks_per_step)
+    fresh = dataclasses.replace(recipe, training_tasks=None, batch_size=recipe.tasks_per_step, seeds=seeds[:1])
     return {MAIN: recipe, FRESH: fresh}

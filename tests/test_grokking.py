@@ -37,9 +37,9 @@ def test_finds_the_peak_and_the_fall_of_a_curve_that_groks(peak_index, width, he
     assert abs(found.lowest - 0.21) < 1e-3
 
 
-@given(st.floats(0.1, 5.0), st.floats(0.0, 0.19))
+@given(st.floats(0.1, 5.0), st.floats(0.0, 3.0))
 def test_a_curve_that_falls_first_and_overfits_then_has_not_risen(start, later):
-    """As in training without grokking: gradient descent's loss at once, then overfitting, even by .19."""
+    """As in training without grokking: gradient descent's loss at once, then overfitting, even far above the start."""
     losses = 0.2 + start * np.exp(-STEPS / 200) + later * start * np.maximum(STEPS - 1000, 0) / 1000
     found = find_rise_and_fall(STEPS, losses)
     assert (found.peak_step, found.rise) == (0, 1)

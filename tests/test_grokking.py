@@ -92,6 +92,8 @@ def curves(fixed, fresh, train, seeds=3) -> xr.Dataset:
         variables = {
             "loss": (("step", "seed"), losses[:, None] * shift),
             "train_loss": (("step", "seed"), on_train[:, None] * shift),
+            "smooth_loss": (("step", "seed"), losses[:, None] * shift),
+            "smooth_train_loss": (("step", "seed"), on_train[:, None] * shift),
             "peak_step": (("seed",), np.array([one.peak_step for one in found])),
             "peak_loss": (("seed",), np.array([one.peak for one in found])),
             "lowest_loss": (("seed",), np.array([one.lowest for one in found])),
@@ -173,7 +175,10 @@ def test_search_trains_once_and_tabulates(tmp_path):
     lines = table(shown).splitlines()
     assert len(lines) == 4
     assert {line.count("|") for line in lines} == {len(COLUMNS) + 1}
-    assert f"{shown[1].first:.3f}" in lines[3]
+    cells = [cell.strip() for cell in lines[3].strip("|").split("|")]
+    numbers = [f"{value:.3f}" for value in (shown[1].first, shown[1].last, shown[1].last_train)]
+    assert [cells[3], *cells[6:]] == numbers
+    assert cells[4] == f"{shown[1].peak:.3f} ({shown[1].peak_step:.0f})"
 
 
 def test_search_refuses_several_seeds(tmp_path):

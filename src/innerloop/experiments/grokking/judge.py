@@ -59,8 +59,8 @@ def train_share(data: xr.Dataset, tasks: str) -> np.ndarray:
     part, steps = trained(data, tasks), data["step"].values
     ends = np.searchsorted(steps, data["peak_step"].sel(tasks=MAIN, seed=part["seed"]).values)
     seeds = np.arange(ends.size)
-    held_out = part["loss"].transpose("step", "seed").values
-    train = part["train_loss"].transpose("step", "seed").values
+    held_out = part["smooth_loss"].transpose("step", "seed").values
+    train = part["smooth_train_loss"].transpose("step", "seed").values
     return train[ends, seeds] / (0.5 * (held_out[ends, seeds] + held_out[np.maximum(ends - 1, 0), seeds]))
 
 

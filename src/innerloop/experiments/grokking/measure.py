@@ -17,6 +17,7 @@ from innerloop.training import held_out_batch
 
 STAGES = ("curves", "gradient descent")
 _LOSS = {"units": "half squared error, mean over tasks"}
+_WINDOW = 5  # measurements of a running median
 _STEP = {"units": "training steps"}
 
 
@@ -38,13 +39,23 @@ def reference_losses(run: Run) -> tuple[float, float]:
 
 
 def measure_curves(run: Run) -> xr.Dataset:
-    """One run: curves by step and seed, and where each seed's held-out loss rises and falls."""
+    """One run: curves by step and seed, and where each seed's held-out loss rises and falls.
+
+    Rise and fall are those of running medians over five measurements: at a high learning rate Adam's loss has spikes of
+    one or two measurements, on fresh tasks too, which have nothing to do with memory.
+    """
     steps, curves = run.metrics["step"].values, run.metrics["evaluation_loss"].values
     train = run.metrics["train_loss"].values
-    found = [find_rise_and_fall(steps, curve) for curve in curves.T]
+    smooth, smooth_train = (
+        run.metrics[name].rolling(step=_WINDOW, center=True, min_periods=1).median().values
+        for name in ("evaluation_loss", "train_loss")
+    )
+    found = [find_rise_and_fall(steps, curve) for curve in smooth.T]
     variables: Variables = {
         "loss": (("step", "seed"), curves, _LOSS),
         "train_loss": (("step", "seed"), train, _LOSS | {"of": "the training tasks, mean over the interval"}),
+        "smooth_loss": (("step", "seed"), smooth, _LOSS | {"of": "running median"}),
+        "smooth_train_loss": (("step", "seed"), smooth_train, _LOSS | {"of": "the training tasks, running median"}),
         "peak_step": (("seed",), np.array([one.peak_step for one in found]), _STEP | {"of": "top of the largest fall"}),
         "peak_loss": (("seed",), np.array([one.peak for one in found]), _LOSS | {"of": "top of the largest fall"}),
         "lowest_step": (("seed",), np.array([one.lowest_step for one in found]), _STEP | {"of": "bottom of that fall"}),

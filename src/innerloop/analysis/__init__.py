@@ -24,6 +24,7 @@ from innerloop.analysis.identifiability import LayerComparison, compare_layers, 
 from innerloop.analysis.interpolation import fix_gauge, interpolate
 from innerloop.analysis.out_of_distribution import scale_sweep
 from innerloop.analysis.plateaus import Drop, find_drop
+from innerloop.analysis.rise_and_fall import RiseAndFall, find_rise_and_fall
 from innerloop.analysis.rollout import roll_out
 from innerloop.analysis.tuning import best_numbers
 from innerloop.analysis.weights import LayerReading, key_query_scale, read_layers
@@ -36,6 +37,7 @@ __all__ = [
     "LayerComparison",
     "LayerReading",
     "Neighbours",
+    "RiseAndFall",
     "align",
     "best_numbers",
     "combined_key_query",
@@ -45,6 +47,7 @@ __all__ = [
     "corrected_eigenvalues",
     "expansion_error",
     "find_drop",
+    "find_rise_and_fall",
     "first_order_softmax",
     "fix_gauge",
     "head_steps",

@@ -6,6 +6,7 @@ from innerloop.experiments.curvature import CURVATURE
 from innerloop.experiments.experiment import Experiment, Preset, Results
 from innerloop.experiments.finite_data import FINITE_DATA
 from innerloop.experiments.five_layer import FIVE_LAYER
+from innerloop.experiments.grokking import GROKKING
 from innerloop.experiments.layernorm import LAYERNORM
 from innerloop.experiments.noise import NOISE
 from innerloop.experiments.one_layer import ONE_LAYER
@@ -33,6 +34,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         LAYERNORM,
         PLATEAUS,
         FINITE_DATA,
+        GROKKING,
         NOISE,
         CLASSIFICATION,
     )
@@ -45,6 +47,7 @@ __all__ = [
     "EXPERIMENTS",
     "FINITE_DATA",
     "FIVE_LAYER",
+    "GROKKING",
     "LAYERNORM",
     "NOISE",
     "ONE_LAYER",

@@ -199,10 +199,11 @@ def _figure_15(data: xr.Dataset) -> "Figure":
         axes.set_xlim(0, min(float(part["last_step"]), 3000.0))
     panels[0].set(ylabel="half squared error")
     panels[0].legend()
+    counts = ", ".join(str(_of(data, label, "drop_step").size) for label in data["model"].values)
     caption(
         figure,
         "Every line is a seed. With one head some stay on a plateau, then drop within some 250 steps to the loss of "
-        f"one GD step; with two all drop at once. n = {data.sizes['seed']} seeds.",
+        f"one GD step; with two all drop at once. n = {counts} seeds from the left.",
     )
     return figure
 

@@ -15,6 +15,7 @@ from innerloop.kernels import batch_loss, kernel, native, training_kernel
 from innerloop.kernels.embedded_layer import serves_embedded_layer
 from innerloop.kernels.kernel import training_path
 from innerloop.kernels.linear_stack import linear_stack_entries
+from innerloop.kernels.stack_arrays import serves_stack
 from innerloop.keys import root_key
 from innerloop.models import StackConfig, Transformer, products
 from innerloop.tasks import Batch, LinearRegression
@@ -188,7 +189,7 @@ def test_path_of_other_parts(config, mode, monkeypatch):
     with jax.enable_x64(False):
         chosen = training_kernel(config, ConcatenatedTokens(), LinearRegression(), BATCH_SIZE)
         wanted = "jax" if mode == "off" else "native"
-        expected = wanted if serves_embedded_layer(config) else "jax"
+        expected = wanted if serves_stack(config) or serves_embedded_layer(config) else "jax"
         assert chosen.path == training_path(config, ConcatenatedTokens()) == expected
         assert training_path(StackConfig(), ConcatenatedTokens()) == wanted
 

@@ -19,6 +19,13 @@ settings.register_profile(
 settings.load_profile("innerloop")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_programs_are_dropped():
+    """After every module; thousands of them take gigabytes and, in the end, the worker's process."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def x64():
     """Double precision, for proofs."""

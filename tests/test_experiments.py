@@ -3,6 +3,7 @@
 import json
 from typing import ClassVar
 
+import jax
 import pytest
 import xarray as xr
 from rich.console import Console
@@ -21,7 +22,8 @@ def smoke(request, tmp_path_factory):
     experiment = EXPERIMENTS[request.cls.name]
     out = tmp_path_factory.mktemp(experiment.name)
     claims = report.reproduce(experiment, preset="smoke", num_seeds=None, out=out, console=Console(quiet=True))
-    return experiment, claims, out / experiment.name
+    yield experiment, claims, out / experiment.name
+    jax.clear_caches()  # two experiments share few programs; all of them together take gigabytes
 
 
 class SmokeRun:

@@ -21,11 +21,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from innerloop.checks import finite_number, positive_int
+from innerloop.checks import positive_int
 from innerloop.keys import named_key
-from innerloop.tasks.inputs import Gaussian, InputDistribution, Uniform
+from innerloop.tasks.input_task import InputTask, apply_weights
+from innerloop.tasks.inputs import InputDistribution, Uniform
 from innerloop.tasks.prediction_loss import PredictionLoss
-from innerloop.tasks.task import Batch, Task
+from innerloop.tasks.task import Batch
 
 
 class Draw(NamedTuple):
@@ -42,7 +43,7 @@ class Draw(NamedTuple):
     gumbel: Float[Array, "output_size context batch"]
 
 
-class LinearClassification(Task):
+class LinearClassification(InputTask):
     """Targets one-hot of a label ~ softmax(W x), W ~ N(0, target_scale^2); the query's are its probabilities."""
 
     prediction_loss: ClassVar[PredictionLoss] = "cross_entropy"
@@ -61,17 +62,11 @@ class LinearClassification(Task):
     """Distribution of an input vector before scaling: uniform, normal, exponential, laplace, or a covariance."""
 
     def __check_init__(self):
-        positive_int("task.input_size", self.input_size)
         positive_int("task.output_size (of classification)", self.output_size, minimum=2)
-        positive_int("task.context_length", self.context_length)
-        finite_number("task.input_scale", self.input_scale, above=0.0)
-        finite_number("task.target_scale", self.target_scale, above=0.0)
-        if isinstance(self.inputs, Gaussian):
-            self.inputs.second_moment(self.input_size)  # raises if the sizes differ
 
     def draw(self, key: Key[Array, ""], batch_size: int) -> Draw:
         """Draws inputs, weights and what decides the labels, each from a stream of its own."""
-        inputs = self.inputs.sample(named_key(key, "inputs"), (self.input_size, self.context_length + 1, batch_size))
+        inputs = self.draw_inputs(key, batch_size)
         weights = jax.random.normal(named_key(key, "weights"), (self.output_size, self.input_size, batch_size))
         gumbel = jax.random.gumbel(named_key(key, "labels"), (self.output_size, self.context_length, batch_size))
         return Draw(inputs, weights, gumbel)
@@ -80,10 +75,7 @@ class LinearClassification(Task):
         """Scales the inputs, draws the context's labels from softmax(W x), and gives the query its probabilities."""
         inputs = self.input_scale * draw.inputs
         weights = self.target_scale * draw.weights
-        # A sum of products, not an einsum: with the tasks last, XLA's CPU backend turns this into vector code.
-        logits = weights[:, 0, None] * inputs[0]  # (output_size, tokens, batch)
-        for d in range(1, self.input_size):
-            logits = logits + weights[:, d, None] * inputs[d]
+        logits = apply_weights(weights, inputs)
         labels = jnp.argmax(logits[:, :-1] + draw.gumbel, axis=0)  # (context, batch)
         context = jax.nn.one_hot(labels, self.output_size, axis=0, dtype=logits.dtype)
         return Batch(inputs, jnp.concatenate([context, jax.nn.softmax(logits[:, -1:], axis=0)], axis=1))

@@ -20,10 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from innerloop.checks import finite_number, positive_int
+from innerloop.checks import finite_number
 from innerloop.keys import named_key
-from innerloop.tasks.inputs import Exponential, Gaussian, InputDistribution, Laplace, Normal, Uniform
-from innerloop.tasks.task import Batch, Task
+from innerloop.tasks.input_task import InputTask, apply_weights
+from innerloop.tasks.inputs import Exponential, InputDistribution, Laplace, Normal, Uniform
+from innerloop.tasks.task import Batch
 
 
 class InputMoments(NamedTuple):
@@ -48,7 +49,7 @@ class Draw(NamedTuple):
     noise: Float[Array, "output_size context batch"] | None
 
 
-class LinearRegression(Task):
+class LinearRegression(InputTask):
     """Targets y = W x + noise with W ~ N(0, target_scale^2), inputs i.i.d. from a chosen distribution."""
 
     input_size: int = eqx.field(default=10, static=True)
@@ -69,18 +70,11 @@ class LinearRegression(Task):
     """Divide all inputs by the Frobenius norm of the context's (the published code's other-distribution sets)."""
 
     def __check_init__(self):
-        positive_int("task.input_size", self.input_size)
-        positive_int("task.output_size", self.output_size)
-        positive_int("task.context_length", self.context_length)
         finite_number("task.noise_std", self.noise_std, minimum=0.0)
-        finite_number("task.input_scale", self.input_scale, above=0.0)
-        finite_number("task.target_scale", self.target_scale, above=0.0)
-        if isinstance(self.inputs, Gaussian):
-            self.inputs.second_moment(self.input_size)  # raises if the sizes differ
 
     def draw(self, key: Key[Array, ""], batch_size: int) -> Draw:
         """Draws inputs, weights and noise, each from a stream of its own, before any scale is applied."""
-        inputs = self.inputs.sample(named_key(key, "inputs"), (self.input_size, self.context_length + 1, batch_size))
+        inputs = self.draw_inputs(key, batch_size)
         weights = jax.random.normal(named_key(key, "weights"), (self.output_size, self.input_size, batch_size))
         noise = None
         if self.noise_std > 0:
@@ -95,10 +89,7 @@ class LinearRegression(Task):
             inputs = inputs / jnp.sqrt(jnp.sum(inputs[:, :-1] ** 2, axis=(0, 1)))
         inputs = self.input_scale * inputs
         weights = self.target_scale * draw.weights
-        # A sum of products, not an einsum: with the tasks last, XLA's CPU backend turns this into vector code.
-        targets = weights[:, 0, None] * inputs[0]  # (output_size, tokens, batch)
-        for d in range(1, self.input_size):
-            targets = targets + weights[:, d, None] * inputs[d]
+        targets = apply_weights(weights, inputs)
         if draw.noise is not None:
             targets = targets.at[:, :-1].add(self.noise_std * draw.noise)
         return Batch(inputs, targets)

@@ -16,10 +16,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from innerloop.checks import finite_number, positive_int
+from innerloop.checks import positive_int
 from innerloop.keys import named_key
-from innerloop.tasks.inputs import Gaussian, InputDistribution, Uniform
-from innerloop.tasks.task import Batch, Task
+from innerloop.tasks.input_task import InputTask
+from innerloop.tasks.inputs import InputDistribution, Uniform
+from innerloop.tasks.task import Batch
 
 
 class Draw(NamedTuple):
@@ -36,7 +37,7 @@ class Draw(NamedTuple):
     second: Float[Array, "output_size hidden_size batch"]
 
 
-class RandomNetwork(Task):
+class RandomNetwork(InputTask):
     """Targets y = V relu(W x), inputs i.i.d. from a chosen distribution."""
 
     input_size: int = eqx.field(default=10, static=True)
@@ -55,16 +56,11 @@ class RandomNetwork(Task):
     """Distribution of an input vector before scaling: uniform, normal, exponential, laplace, or a covariance."""
 
     def __check_init__(self):
-        for name in ("input_size", "output_size", "context_length", "hidden_size"):
-            positive_int(f"task.{name}", getattr(self, name))
-        finite_number("task.input_scale", self.input_scale, above=0.0)
-        finite_number("task.target_scale", self.target_scale, above=0.0)
-        if isinstance(self.inputs, Gaussian):
-            self.inputs.second_moment(self.input_size)  # raises if the sizes differ
+        positive_int("task.hidden_size", self.hidden_size)
 
     def draw(self, key: Key[Array, ""], batch_size: int) -> Draw:
         """Draws inputs and both layers' weights, each from a stream of its own."""
-        inputs = self.inputs.sample(named_key(key, "inputs"), (self.input_size, self.context_length + 1, batch_size))
+        inputs = self.draw_inputs(key, batch_size)
         first = jax.random.normal(named_key(key, "first"), (self.hidden_size, self.input_size, batch_size))
         second = jax.random.normal(named_key(key, "second"), (self.output_size, self.hidden_size, batch_size))
         return Draw(inputs, first, second)

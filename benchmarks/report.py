@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from rich.table import Table
 
-from innerloop.kernels import native
+from innerloop.kernels import native_library
 
 COLORS = {"native": "tab:blue", "JAX": "tab:orange", "reference": "tab:gray"}
 """Of each side in plots."""
@@ -143,7 +143,7 @@ def machine() -> dict[str, Any]:
         "cpu": _cpu_model(),
         "cores": cores(),
         "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        "instruction_set": native.instruction_set() if native.library_problem() is None else None,
+        "instruction_set": native_library.instruction_set() if native_library.library_problem() is None else None,
         "jax_platform": device.platform,
         "jax_device": device.device_kind,
     }
@@ -156,7 +156,7 @@ def cores() -> int:
 
 def paths() -> dict[str, str]:
     """Innerloop's paths that can run here, with the value of ``INNERLOOP_NATIVE`` that asks for each."""
-    has_native = native.library_problem() is None and jax.default_backend() == "cpu"
+    has_native = native_library.library_problem() is None and jax.default_backend() == "cpu"
     return {"native": "required", "JAX": "off"} if has_native else {"JAX": "off"}
 
 

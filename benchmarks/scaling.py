@@ -23,7 +23,7 @@ from rich.table import Table
 
 from benchmarks.report import COLORS, cores, paths, save_json
 from benchmarks.training_step import OurLoop
-from innerloop.kernels import Kernel, jax_kernel, native
+from innerloop.kernels import Kernel, jax_kernel, native, native_library
 from innerloop.kernels.work import operations_per_task
 from innerloop.keys import root_key
 from innerloop.models import initialise
@@ -156,7 +156,7 @@ def _kernel(recipe: Recipe, path: str, num_threads: int) -> Kernel:
     arguments = recipe.model, recipe.tokens(), recipe.task, recipe.batch_size
     if path == "JAX":
         return jax_kernel(*arguments)
-    with native.using("required"):
+    with native_library.using("required"):
         kernel = native.native_kernel(*arguments, num_threads=num_threads)
     assert kernel is not None
     return kernel

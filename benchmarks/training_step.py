@@ -20,7 +20,7 @@ from rich.console import Console
 
 from benchmarks.reference import ReferenceLoop, UnsuitableReferenceError, check_files
 from benchmarks.report import Row, paths, save, table
-from innerloop.kernels import native
+from innerloop.kernels import native_library
 from innerloop.training import (
     Recipe,
     TrainingState,
@@ -100,7 +100,7 @@ class OurLoop:
         `train` yields a chunk when it is done and has sent off the following one, so the time from the first yield to
         the second is that of the second chunk alone. (This needs JAX's asynchronous dispatch, which is its default.)
         """
-        with native.using(self._mode):
+        with native_library.using(self._mode):
             start = time.perf_counter()
             chunks = train(self._recipe, state)
             jax.block_until_ready(next(chunks))
@@ -153,7 +153,7 @@ def time_recipe(name: str, settings: Settings) -> list[Row]:
 
 def _is_native(recipe: Recipe) -> bool:
     """Whether the native kernel serves a recipe at all."""
-    with native.using("required"), numerics(recipe):
+    with native_library.using("required"), numerics(recipe):
         return recipe_path(recipe) == "native"
 
 

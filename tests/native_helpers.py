@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from helpers import relative_difference
 
-from innerloop.kernels import batch_loss, native
+from innerloop.kernels import batch_loss, native, native_library
 from innerloop.keys import root_key
 
-PROBLEM = native.library_problem()
+PROBLEM = native_library.library_problem()
 needs_native = pytest.mark.skipif(
     os.environ.get("INNERLOOP_NATIVE") != "required" and PROBLEM is not None, reason=f"no native kernels: {PROBLEM}"
 )

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import pytest
 
 from innerloop.cli import main
-from innerloop.kernels import native
+from innerloop.kernels import native, native_library
 from innerloop.report import doctor
 from innerloop.report.doctor import Outcome
 
 needs_native = pytest.mark.skipif(
-    os.environ.get("INNERLOOP_NATIVE") != "required" and native.library_problem() is not None,
+    os.environ.get("INNERLOOP_NATIVE") != "required" and native_library.library_problem() is not None,
     reason="no native kernels",
 )
 
@@ -25,7 +25,7 @@ def quick_checks(monkeypatch):
 
 
 @needs_native
-@pytest.mark.parametrize("check", [doctor.native_library, doctor.native_words, doctor.native_gradient])
+@pytest.mark.parametrize("check", [doctor.library, doctor.native_words, doctor.native_gradient])
 def test_native_checks_pass(check, monkeypatch):
     monkeypatch.setenv("INNERLOOP_NATIVE", "required")
     assert check().verdict == "ok"
@@ -55,8 +55,8 @@ def test_an_error_that_is_large_or_no_number_fails():
 @needs_native
 def test_wrong_words_are_seen(monkeypatch):
     monkeypatch.setenv("INNERLOOP_NATIVE", "required")
-    right = native.random_words
-    monkeypatch.setattr(native, "random_words", lambda key, count: right(key, count).at[-1].add(jnp.uint32(1)))
+    right = native_library.random_words
+    monkeypatch.setattr(native_library, "random_words", lambda key, count: right(key, count).at[-1].add(jnp.uint32(1)))
     assert doctor.native_words().verdict == "FAILED"
 
 
@@ -125,7 +125,7 @@ def test_a_failed_check_gives_exit_code_1_and_the_others_still_run(capsys, monke
 
 def test_without_the_library_it_works_and_says_so(capsys, monkeypatch, quick_checks):
     monkeypatch.delenv("INNERLOOP_NATIVE", raising=False)
-    monkeypatch.setattr(native, "_load", lambda: "it is a test")
+    monkeypatch.setattr(native_library, "library_problem", lambda: "it is a test")
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
     assert "JAX, because it is a test" in out

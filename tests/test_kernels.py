@@ -11,7 +11,7 @@ from helpers import EMBEDDED_LAYERS, INPUT_SIZE, OUTPUT_SIZE, PARTS, hasty_jit, 
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from innerloop.kernels import batch_loss, kernel, native, training_kernel
+from innerloop.kernels import batch_loss, kernel, native_library, training_kernel
 from innerloop.kernels.embedded_layer import serves_embedded_layer
 from innerloop.kernels.kernel import training_path
 from innerloop.kernels.linear_stack import linear_stack_entries
@@ -185,7 +185,7 @@ def test_the_embedded_layer_s_code_is_for_linear_layers(change):
 def test_path_of_other_parts(config, mode, monkeypatch):
     """In single precision the native kernels serve stacks of attention and a layer on embedded tokens; JAX the rest."""
     monkeypatch.setenv("INNERLOOP_NATIVE", mode)
-    monkeypatch.setattr(native, "library_problem", lambda: None)
+    monkeypatch.setattr(native_library, "library_problem", lambda: None)
     with jax.enable_x64(False):
         chosen = training_kernel(config, ConcatenatedTokens(), LinearRegression(), BATCH_SIZE)
         wanted = "jax" if mode == "off" else "native"

@@ -26,7 +26,7 @@ from native_helpers import (
     run,
 )
 
-from innerloop.kernels import native, training_kernel, training_path
+from innerloop.kernels import native, native_library, training_kernel, training_path
 from innerloop.keys import named_key, root_key
 from innerloop.models import StackConfig, initialise
 from innerloop.tasks import LinearRegression, SineWaves
@@ -358,7 +358,7 @@ def test_training_on_embedded_tokens_follows_jax():
     )
     losses = []
     for mode in ("required", "off"):
-        with native.using(mode):
+        with native_library.using(mode):
             losses.append([measured.evaluation_loss for _, measured in loop.train(recipe)])
     np.testing.assert_allclose(*map(np.asarray, losses), rtol=1e-4)
 
@@ -384,7 +384,7 @@ def test_training_follows_a_mode_that_changes(monkeypatch):
         ),
     )
     for mode in ("off", "required", "off"):
-        with native.using(mode):
+        with native_library.using(mode):
             list(loop.train(recipe))
     assert chosen == ["jax", "native"]
     assert os.environ["INNERLOOP_NATIVE"] == "required"
@@ -404,7 +404,7 @@ def test_double_precision_and_accelerators_use_jax(monkeypatch):
 
 
 def test_without_the_library(monkeypatch):
-    monkeypatch.setattr(native, "_load", lambda: "it is a test")
+    monkeypatch.setattr(native_library, "library_problem", lambda: "it is a test")
     with pytest.raises(RuntimeError, match="INNERLOOP_NATIVE=required, but it is a test"):
         chosen_path()
     monkeypatch.setenv("INNERLOOP_NATIVE", "auto")

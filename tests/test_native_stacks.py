@@ -15,7 +15,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from native_helpers import STEP, STREAM, TOLERANCE, TOLERANCE_WHEN_CLIPPED, needs_native, require, run
 
-from innerloop.kernels import native, training_path
+from innerloop.kernels import native, native_library, training_path
 from innerloop.models import LayerNormWeights, StackConfig, run_stack
 from innerloop.tasks import LinearRegression, RandomNetwork
 from innerloop.tokens import AlternatingTokens, ConcatenatedTokens, Positions
@@ -249,6 +249,6 @@ def test_training_on_alternating_tokens_follows_jax():
     )
     losses = []
     for mode in ("required", "off"):
-        with native.using(mode):
+        with native_library.using(mode):
             losses.append([measured.evaluation_loss for _, measured in loop.train(recipe)])
     np.testing.assert_allclose(*map(np.asarray, losses), rtol=1e-4)

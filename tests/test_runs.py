@@ -17,7 +17,7 @@ import pytest
 from filelock import FileLock
 
 from innerloop import runs
-from innerloop.kernels import native
+from innerloop.kernels import native_library
 from innerloop.models import StackConfig
 from innerloop.runs import load_run, name_of, obtain_run
 from innerloop.store import ENVIRONMENT, RunFolder, StoreError, find_run
@@ -194,21 +194,21 @@ def test_environment_differences_are_reported(store, finished, monkeypatch):
 
 
 def test_instruction_set_is_recorded(tmp_path):
-    with native.using("off"):
+    with native_library.using("off"):
         run = obtain_run(SHORT, tmp_path)
     assert run.environment["instruction set"] == "none"
     assert run.environment_differences == []
 
 
-@pytest.mark.skipif(native.library_problem() is not None, reason="the native library is not built")
+@pytest.mark.skipif(native_library.library_problem() is not None, reason="the native library is not built")
 def test_instruction_set_of_the_native_code_is_recorded(tmp_path, monkeypatch):
-    with native.using("required"):
+    with native_library.using("required"):
         run = obtain_run(SHORT, tmp_path)
         in_double_precision = obtain_run(dataclasses.replace(SHORT, dtype="float64"), tmp_path)
-        assert run.environment["instruction set"] == native.instruction_set()
+        assert run.environment["instruction set"] == native_library.instruction_set()
         assert run.environment_differences == in_double_precision.environment_differences == []
         assert in_double_precision.environment["instruction set"] == "none"
-        monkeypatch.setattr(native, "instruction_set", lambda: "other")
+        monkeypatch.setattr(native_library, "instruction_set", lambda: "other")
         (difference,) = obtain_run(SHORT, tmp_path).environment_differences
     assert difference == f"instruction set: recorded {run.environment['instruction set']}, here other"
 
@@ -250,7 +250,6 @@ CHILD = """
 import sys
 from pathlib import Path
 from innerloop import runs
-from innerloop.kernels import native
 from innerloop.training import recipe_from_json
 
 runs._SECONDS_BETWEEN_CHECKPOINTS = 0
@@ -341,7 +340,6 @@ CONTENDER = """
 import sys
 from pathlib import Path
 from innerloop import runs
-from innerloop.kernels import native
 from innerloop.training import recipe_from_json
 
 mark = Path(sys.argv[3])

@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except (ValueError, RuntimeError) as error:
         # Imported here: these errors are only raised by commands that have imported their modules.
-        from innerloop.kernels.native import NativeModeError, NativeUnavailableError
+        from innerloop.kernels.native_library import NativeModeError, NativeUnavailableError
         from innerloop.store import StoreError
 
         if isinstance(error, (StoreError, NativeModeError, NativeUnavailableError)):

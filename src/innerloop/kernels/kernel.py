@@ -81,7 +81,7 @@ def path_instruction_set(path: str) -> str:
     Args:
         path: which implementation; the native one must be usable.
     """
-    from innerloop.kernels.native import instruction_set
+    from innerloop.kernels.native_library import instruction_set
 
     return instruction_set() if path == "native" else "none"
 

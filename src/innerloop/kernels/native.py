@@ -10,52 +10,29 @@ The environment variable ``INNERLOOP_NATIVE`` says whether to use it: ``auto`` (
 ``required`` to fail where it is not, ``off`` to train in JAX.
 """
 
-import contextlib
-import ctypes
-import importlib.metadata
 import math
-import os
-import warnings
 import zlib
-from collections.abc import Callable, Iterator
-from functools import lru_cache, partial
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key, UInt32
+from jaxtyping import Array, Float
 
 from innerloop.kernels.embedded_layer import serves_embedded_layer
 from innerloop.kernels.features import FeatureWeights, feature_weights
 from innerloop.kernels.kernel import Kernel, batch_source
+from innerloop.kernels.native_library import ffi_call, is_wanted
 from innerloop.kernels.stack_arrays import StackArrays, serves_stack, stack_arrays, stack_options
 from innerloop.models import StackConfig
 from innerloop.problem import Problem
 from innerloop.tasks import LinearRegression, PredictionLoss, Task, Uniform
 from innerloop.tokens import AlternatingTokens, ConcatenatedTokens, Tokens
 
-_LIBRARY = "innerloop_native.so"
-_FUNCTIONS = (
-    "innerloop_sampled_batch",
-    "innerloop_given_batch",
-    "innerloop_embedded_batch",
-    "innerloop_words",
-    "innerloop_draw",
-    "innerloop_threads",
-)
-_MODES = ("required", "auto", "off")
 # The streams of `LinearRegression.draw`, hashed as `named_key` hashes them.
 STREAM_NAMES = {name: np.uint32(zlib.crc32(name.encode())) for name in ("inputs", "weights", "noise")}
-
-
-class NativeModeError(ValueError):
-    """``INNERLOOP_NATIVE`` has none of its three values; the message is one line and says what to do."""
-
-
-class NativeUnavailableError(RuntimeError):
-    """``INNERLOOP_NATIVE=required``, but the library cannot be used; the message is one line and says why."""
 
 
 def native_kernel(
@@ -120,7 +97,7 @@ def is_chosen(config: StackConfig, tokens: Tokens, loss: PredictionLoss = "half_
         NativeModeError: if ``INNERLOOP_NATIVE`` has none of its three values.
         NativeUnavailableError: if it is ``required`` and the library cannot be used.
     """
-    is_wanted = _is_wanted()
+    wanted = is_wanted()
     is_served = (
         jnp.result_type(float) == jnp.float32
         and loss == "half_squared_error"
@@ -128,69 +105,7 @@ def is_chosen(config: StackConfig, tokens: Tokens, loss: PredictionLoss = "half_
         and (_has_given_codes(tokens) if serves_stack(config) else serves_embedded_layer(config))
         and (serves_stack(config) or isinstance(tokens, ConcatenatedTokens))
     )
-    return is_wanted and is_served
-
-
-def mode() -> str:
-    """What ``INNERLOOP_NATIVE`` says: ``auto``, ``required`` or ``off``.
-
-    Raises:
-        NativeModeError: if it says anything else.
-    """
-    value = os.environ.get("INNERLOOP_NATIVE", "auto")
-    if value not in _MODES:
-        raise NativeModeError(f"INNERLOOP_NATIVE must be one of {', '.join(_MODES)}, got {value!r}; change or unset it")
-    return value
-
-
-def library_problem() -> str | None:
-    """Why the library cannot be used, in one line; None if it can, and is loaded then."""
-    return _load()
-
-
-def library_path() -> Path | None:
-    """The library beside this file or, in an editable installation, where the installer put it."""
-    beside = Path(__file__).with_name(_LIBRARY)
-    if beside.exists():
-        return beside
-    try:
-        installed = importlib.metadata.files("innerloop") or []
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    paths = (Path(str(file.locate())) for file in installed if file.name == _LIBRARY)
-    return next((path for path in paths if path.exists()), None)
-
-
-@contextlib.contextmanager
-def using(wanted: str) -> Iterator[None]:
-    """Sets ``INNERLOOP_NATIVE`` while the body runs, so that one process can compare the two paths."""
-    before = os.environ.get("INNERLOOP_NATIVE")
-    os.environ["INNERLOOP_NATIVE"] = wanted
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["INNERLOOP_NATIVE"]
-        else:
-            os.environ["INNERLOOP_NATIVE"] = before
-
-
-def instruction_set() -> str:
-    """The instruction set that ``best`` means on this machine; the library must be usable."""
-    function = ctypes.CDLL(str(library_path())).innerloop_instruction_set
-    function.restype = ctypes.c_char_p
-    return function().decode()
-
-
-def num_threads() -> int:
-    """How many threads XLA lends the kernel; the library must be usable."""
-    return int(_ffi_call("innerloop_threads", jax.ShapeDtypeStruct((), jnp.int32))())
-
-
-def random_words(key: Key[Array, ""], count: int) -> UInt32[Array, " count"]:
-    """The first words of a key's stream as the native code makes them; the library must be usable."""
-    call = _ffi_call("innerloop_words", jax.ShapeDtypeStruct((count,), jnp.uint32))
-    return call(jax.random.key_data(key), instruction_set="best")
+    return wanted and is_served
 
 
 def _can_sample(task: LinearRegression, batch_size: int) -> bool:
@@ -262,7 +177,7 @@ def _sampled(task: LinearRegression, batch_size: int) -> _Halves:
         return words, jnp.asarray(step, jnp.int32)
 
     def call(arrays, draw, options):
-        return _ffi_call("innerloop_sampled_batch", _results(arrays))(
+        return ffi_call("innerloop_sampled_batch", _results(arrays))(
             *arrays,
             scales,
             *draw,
@@ -284,7 +199,7 @@ def _given(task: Task, tokens: Tokens, batch_size: int, is_fixed: bool, layout: 
         data = batch.inputs, batch.targets
         if layout.kind == "given":
             data = tokens.encode_batch(batch), batch.targets[:, -1:]
-        return _ffi_call("innerloop_given_batch", _results(arrays))(*arrays, *data, options=options)
+        return ffi_call("innerloop_given_batch", _results(arrays))(*arrays, *data, options=options)
 
     return source.prepare, call
 
@@ -314,7 +229,7 @@ def _embedded_layer(
         reduce = partial(feature_weights, config, token_size=encoded.shape[0], num_targets=task.output_size)
         reduced, pull_back = jax.vjp(reduce, weights)
         shapes = [jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for leaf in reduced]
-        call = _ffi_call("innerloop_embedded_batch", [jax.ShapeDtypeStruct((), jnp.float32), *shapes])
+        call = ffi_call("innerloop_embedded_batch", [jax.ShapeDtypeStruct((), jnp.float32), *shapes])
         loss, *gradients = call(*reduced, encoded, batch.targets[:, -1], options=options)
         (gradient,) = pull_back(FeatureWeights(*gradients))
         return loss, gradient
@@ -326,41 +241,3 @@ def _results(arrays: tuple[Any, ...]):
     """Loss and the gradients with respect to the weights, which come first among the arrays."""
     weights = arrays[: len(StackArrays._fields)]
     return [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((), *(array.shape for array in weights))]
-
-
-_ffi_call = partial(jax.ffi.ffi_call, vmap_method="sequential")
-
-
-def _is_wanted() -> bool:
-    """Whether to use the library, by ``INNERLOOP_NATIVE``."""
-    wanted = mode()
-    if wanted == "off":
-        return False
-    problem = _load()
-    if problem is None:
-        return True
-    if wanted == "required":
-        raise NativeUnavailableError(
-            f"INNERLOOP_NATIVE=required, but {problem}; reinstall innerloop where a C++ compiler is"
-        )
-    _warn_once(f"training in JAX, without native kernels: {problem} (INNERLOOP_NATIVE=off silences this)")
-    return False
-
-
-@lru_cache
-def _warn_once(message: str) -> None:
-    warnings.warn(message, stacklevel=4)
-
-
-@lru_cache
-def _load() -> str | None:
-    path = library_path()
-    if path is None:
-        return f"{_LIBRARY} is not part of this installation"
-    try:
-        library = ctypes.CDLL(str(path))
-        for name in _FUNCTIONS:
-            jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
-    except (OSError, AttributeError) as error:
-        return f"{path} cannot be loaded ({error})"
-    return None

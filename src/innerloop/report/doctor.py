@@ -21,7 +21,7 @@ from rich.table import Table
 
 from innerloop.algorithms import GradientDescent
 from innerloop.constructions import gradient_descent_transformer
-from innerloop.kernels import Kernel, batch_loss, jax_kernel, native, training_path
+from innerloop.kernels import Kernel, batch_loss, jax_kernel, native, native_library, training_path
 from innerloop.keys import named_key, root_key
 from innerloop.models import StackConfig, StackWeights, initialise
 from innerloop.report.estimate import speed
@@ -68,14 +68,14 @@ def facts() -> dict[str, str]:
     """
     found = {
         "training path": _path_and_reason(),
-        "INNERLOOP_NATIVE": native.mode() if "INNERLOOP_NATIVE" in os.environ else f"not set, so {native.mode()}",
+        "INNERLOOP_NATIVE": ("" if "INNERLOOP_NATIVE" in os.environ else "not set, so ") + native_library.mode(),
     }
-    if native.library_problem() is None:
-        found["native library"] = str(native.library_path())
-        found["instruction set"] = native.instruction_set()
-        found["threads"] = str(native.num_threads())
+    if native_library.library_problem() is None:
+        found["native library"] = str(native_library.library_path())
+        found["instruction set"] = native_library.instruction_set()
+        found["threads"] = str(native_library.num_threads())
     else:
-        found["native library"] = f"none: {native.library_problem()}"
+        found["native library"] = f"none: {native_library.library_problem()}"
     return found | environment() | {"platform": platform.platform()}
 
 
@@ -103,9 +103,9 @@ def error_outcome(error: float, limit: float) -> Outcome:
     return Outcome("ok" if error < limit else "FAILED", f"error {error:.1g}, must be below {limit:.0e}")
 
 
-def native_library() -> Outcome:
+def library() -> Outcome:
     """Whether the library is there if it must be."""
-    problem, mode = native.library_problem(), native.mode()
+    problem, mode = native_library.library_problem(), native_library.mode()
     if problem is None:
         return Outcome("ok", "found and loaded")
     if mode == "required":
@@ -118,7 +118,7 @@ def native_words(count: int = 1003) -> Outcome:
     if skipped := _without_native():
         return skipped
     keys = [named_key(root_key(seed), "doctor") for seed in (0, 7)]
-    same = all(np.array_equal(native.random_words(key, count), jax.random.bits(key, (count,))) for key in keys)
+    same = all(np.array_equal(native_library.random_words(key, count), jax.random.bits(key, (count,))) for key in keys)
     return Outcome(
         "ok" if same else "FAILED", f"{len(keys)} x {count} words {'equal' if same else 'DIFFER from'} JAX's"
     )
@@ -130,7 +130,7 @@ def native_gradient() -> Outcome:
         return skipped
 
     def build(config: StackConfig, tokens: Tokens) -> Kernel:
-        with native.using("required"):
+        with native_library.using("required"):
             kernel = native.native_kernel(config, tokens, _TASK, _BATCH_SIZE)
         if kernel is None:
             raise RuntimeError(f"no native kernel for {config}")
@@ -174,14 +174,14 @@ def step_time(batch_size: int = 2048) -> Outcome:
     for path, mode in {"native": "required", "JAX": "off"}.items():
         if path == "native" and _without_native():
             continue
-        with native.using(mode):
+        with native_library.using(mode):
             milliseconds[path] = 1e3 * speed(recipe).step
     times = ", ".join(f"{path} {ms:.3f} ms" for path, ms in milliseconds.items())
     return Outcome("ok", f"{times} (1 layer, N = 10, batch {batch_size})")
 
 
 CHECKS: dict[str, Callable[[], Outcome]] = {
-    "native library": native_library,
+    "native library": library,
     "native random words": native_words,
     "native gradient": native_gradient,
     "JAX gradient": jax_gradient,
@@ -199,7 +199,7 @@ def _guarded(check: Callable[[], Outcome]) -> Outcome:
 
 
 def _path_and_reason() -> str:
-    problem, mode = native.library_problem(), native.mode()
+    problem, mode = native_library.library_problem(), native_library.mode()
     if mode == "off":
         return "JAX, because INNERLOOP_NATIVE=off"
     if problem is not None:
@@ -213,9 +213,9 @@ def _path_and_reason() -> str:
 
 def _without_native() -> Outcome | None:
     """Why a check of the native code cannot be made; None if it can."""
-    if native.library_problem() is not None:
+    if native_library.library_problem() is not None:
         return Outcome("skipped", "the library is missing")
-    if native.mode() == "off":
+    if native_library.mode() == "off":
         return Outcome("skipped", "INNERLOOP_NATIVE=off")
     if jax.default_backend() != "cpu":
         return Outcome("skipped", f"the backend is {jax.default_backend()}")

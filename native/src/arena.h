@@ -26,4 +26,9 @@ class Arena {
   size_t used_ = 0;
 };
 
+// Sets vectors to zero.
+inline void clear(Vector* vectors, size_t count) {
+  for (size_t entry = 0; entry < count; ++entry) vectors[entry] = Vector{};
+}
+
 }  // namespace innerloop::INNERLOOP_TARGET

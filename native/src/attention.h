@@ -2,7 +2,7 @@
 #pragma once
 
 #include "exponential.h"
-#include "problem.h"
+#include "layers.h"
 
 namespace innerloop::INNERLOOP_TARGET {
 
@@ -18,8 +18,10 @@ struct AttentionRow {
 //     dp = m da,   ds = (1 - m) da + f p (dp - p . dp),   dm = (p - s) . da.
 class AttentionOfScores {
  public:
-  AttentionOfScores(Attention kind, float logit_scale, float share)
-      : kind_(kind), logit_scale_(logit_scale), share_(share) {}
+  AttentionOfScores(const Problem& problem, const Layers& layers, int layer)
+      : kind_(problem.attention[layer]),
+        logit_scale_(problem.logit_scale),
+        share_(is_mixed() ? layers.share(layer) : 0.0f) {}
 
   bool is_mixed() const { return kind_ == Attention::mixed; }
 

@@ -36,7 +36,7 @@ test: setup
 	$(BIN)/python -m pytest -n auto --dist loadscope
 
 test-slow: setup
-	$(BIN)/python -m pytest -m slow
+	JAX_DISABLE_MOST_OPTIMIZATIONS=false $(BIN)/python -m pytest -m slow
 
 check: setup
 	$(BIN)/ruff check .

@@ -1,5 +1,10 @@
 """Shape checks, strict dtype promotion and reproducible property tests for the whole suite."""
 
+import os
+
+# Tests compile far more than they compute. `make test-slow` says otherwise; processes that tests start inherit it.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
+
 import jax
 import jaxtyping
 import pytest
@@ -31,11 +36,3 @@ def x64():
     """Double precision, for proofs."""
     with jax.enable_x64(True):
         yield
-
-
-@pytest.fixture
-def hasty_compiler(monkeypatch):
-    """Compiles training faster, into programs that run slower, for those that run a few steps."""
-    from innerloop.training import loop
-
-    monkeypatch.setattr(loop, "compiler_options", lambda: {"xla_backend_optimization_level": 0})

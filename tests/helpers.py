@@ -4,7 +4,6 @@ Test data comes from NumPy: nothing to compile, and independent of the code unde
 """
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +20,6 @@ from innerloop.models import (
 from innerloop.problem import Problem
 
 INPUT_SIZE, OUTPUT_SIZE, CONTEXT_LENGTH = 3, 2, 7
-
-# `jax.jit` for programs that run once: compiles in two thirds of the time.
-hasty_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def random_problem(

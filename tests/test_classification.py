@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
-from helpers import assert_mean, hasty_jit, random_weights, relative_difference
+from helpers import assert_mean, random_weights, relative_difference
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression as ScikitLogisticRegression
@@ -142,7 +142,7 @@ def test_training_loss_is_the_learners_cross_entropy(x64, attention):
     weights = random_weights(config, 8, seed=4, size=0.7)
     batch = TASK.sample_batch(root_key(4), 13)
 
-    @hasty_jit
+    @jax.jit
     @jax.value_and_grad
     def by_learner(weights):
         return jnp.mean(task_losses(Transformer(config, weights), batch.samples(), "cross_entropy"))
@@ -150,7 +150,7 @@ def test_training_loss_is_the_learners_cross_entropy(x64, attention):
     kernel = jax_kernel(config, ConcatenatedTokens(), TASK, 13)
     stream, step = root_key(5), jnp.asarray(2, jnp.int32)
     batch = TASK.sample_batch(jax.random.fold_in(stream, 2), 13)
-    actual = hasty_jit(kernel.loss_and_gradient)(weights, kernel.prepare(stream, step))
+    actual = jax.jit(kernel.loss_and_gradient)(weights, kernel.prepare(stream, step))
     assert relative_difference(actual, by_learner(weights)) < 1e-12
     squared = batch_loss(config, ConcatenatedTokens(), weights, batch)
     assert abs(float(squared - actual[0])) > 1e-3
@@ -179,7 +179,7 @@ SMALL = Recipe(
 )
 
 
-def test_a_run_is_trained_measured_and_named_by_its_cross_entropy(tmp_path, hasty_compiler):
+def test_a_run_is_trained_measured_and_named_by_its_cross_entropy(tmp_path):
     run = obtain_run(SMALL, tmp_path)
     assert run.name.startswith("linear_classification-1-tied-N11-d2")
     assert run.name == name_of(SMALL) != name_of(dataclasses.replace(SMALL, task=LinearClassification()))
@@ -227,7 +227,7 @@ def test_construction_is_a_gradient_step(x64, input_size, num_classes, context_l
     problem = random_classes(seed, **sizes)
     rate = jnp.asarray(np.random.default_rng(seed).uniform(0.2, 2.0))
 
-    @hasty_jit
+    @jax.jit
     def compare(rate, problem):
         weights = -rate * jax.grad(cross_entropy)(jnp.zeros((num_classes, input_size)), problem)
         layers = [

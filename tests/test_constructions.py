@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import hasty_jit, random_problem, relative_difference
+from helpers import random_problem, relative_difference
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
@@ -14,8 +14,8 @@ from innerloop.algorithms import GradientDescent
 from innerloop.constructions import gradient_descent_transformer, gradient_descent_weights
 from innerloop.models import products
 
-predict = hasty_jit(lambda learner, problem: learner(problem))
-predict_both = hasty_jit(lambda one, other, problem: (one(problem), other(problem)))
+predict = jax.jit(lambda learner, problem: learner(problem))
+predict_both = jax.jit(lambda one, other, problem: (one(problem), other(problem)))
 
 
 def initial_weights(seed, output_size, input_size):
@@ -42,7 +42,7 @@ def test_construction_is_gradient_descent(
     rates = np.random.default_rng(seed).uniform(-0.3, 0.3, num_layers)
     rate = jnp.asarray(rates if has_rate_per_step else rates[0])
 
-    @hasty_jit  # the construction too: its small steps are not compiled one by one
+    @jax.jit  # the construction too: its small steps are not compiled one by one
     def build_and_predict(rate, W0, problem):
         construction = gradient_descent_transformer(
             **sizes, learning_rate=rate, num_layers=num_layers, initial_weights=W0

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import EMBEDDED_LAYERS, hasty_jit, random_problem, random_weights, relative_difference
+from helpers import EMBEDDED_LAYERS, random_problem, random_weights, relative_difference
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
@@ -33,7 +33,7 @@ def features(weights, x):
     return weights.W_2 @ hidden + (0.0 if weights.b_2 is None else weights.b_2)
 
 
-@hasty_jit
+@jax.jit
 def four_ways(weights, problem, rate):
     """Embedded tokens, and the transformer's, the algorithm's and the kernel's prediction."""
     output_size, context_length = problem.context_targets.shape[1], problem.context_targets.shape[0]
@@ -107,7 +107,7 @@ def test_descent_on_any_embedding(name, output_size):
         embedding, output_size=output_size, context_length=7, learning_rate=jnp.asarray(RATE)
     )
 
-    @hasty_jit
+    @jax.jit
     def run(transformer, tokens):
         return embed(embedding, tokens), transformer(problem)
 
@@ -127,7 +127,7 @@ def test_the_feature_map_may_be_any_function():
     """A factor on the features is one on the learning rate; features that are the inputs change nothing."""
     tripled = OnFeatures(lambda x: 3 * x, GradientDescent(RATE)), GradientDescent(9 * RATE)
     linear = KernelGradientDescent(lambda x, other: x @ other, RATE), GradientDescent(RATE)
-    run = hasty_jit(lambda problem: [(one(problem), other(problem)) for one, other in (tripled, linear)])
+    run = jax.jit(lambda problem: [(one(problem), other(problem)) for one, other in (tripled, linear)])
     for actual, expected in run(random_problem(5)):
         assert relative_difference(actual, expected) < 1e-12
 

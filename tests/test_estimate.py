@@ -6,7 +6,6 @@ import time
 
 import jax
 import pytest
-from helpers import hasty_jit
 from rich.console import Console
 
 from innerloop import report
@@ -197,7 +196,7 @@ def test_work_of_other_stacks_is_what_the_compiler_counts(config):
     weights = jax.eval_shape(lambda: initialise(config, 11, root_key(0)))
     batch = jax.eval_shape(lambda: task.sample_batch(root_key(0), batch_size))
     loss_and_gradient = jax.value_and_grad(batch_loss, argnums=2)
-    program = hasty_jit(lambda *given: loss_and_gradient(config, ConcatenatedTokens(), *given)).lower(weights, batch)
+    program = jax.jit(lambda *given: loss_and_gradient(config, ConcatenatedTokens(), *given)).lower(weights, batch)
     cost = program.compile().cost_analysis()
     counted = cost["flops"] + 20 * cost.get("transcendentals", 0.0)
     assert 0.5 < batch_size * operations_per_task(config, task) / counted < 2

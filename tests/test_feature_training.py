@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_mean, hasty_jit
+from helpers import assert_mean
 
 from innerloop.algorithms import GradientDescent
 from innerloop.keys import named_key, root_key
 from innerloop.models import StackConfig, embed, products
 from innerloop.problem import Problem
 from innerloop.tasks import SineWaves
-from innerloop.training import OptimizerConfig, Recipe, held_out_batch, initial_state, loop, numerics, train
+from innerloop.training import OptimizerConfig, Recipe, held_out_batch, initial_state, numerics, train
 from innerloop.training.loop import recipe_path
 
 RECIPE = Recipe(
@@ -36,9 +36,7 @@ RECIPE = Recipe(
 @pytest.fixture(scope="module")
 def trained():
     """All (state, measurement) pairs."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "compiler_options", lambda: {"xla_backend_optimization_level": 0})
-        return list(train(RECIPE))
+    return list(train(RECIPE))
 
 
 def test_attention_stays_the_construction_and_the_embedding_moves(trained):
@@ -91,7 +89,7 @@ def test_a_step_is_adam_on_the_loss_of_the_algorithm(trained):
     """The first step: both of Adam's moments are the gradient's own, so it moves by g / (|g| + eps)."""
     (start, first), (after, _) = trained[:2]
     with numerics(RECIPE):
-        loss_and_gradient = hasty_jit(jax.value_and_grad(loss_of_the_algorithm))
+        loss_and_gradient = jax.jit(jax.value_and_grad(loss_of_the_algorithm))
         for index, seed in enumerate(RECIPE.seeds):
             key = jax.random.fold_in(named_key(root_key(seed), "training"), 0)
             samples = RECIPE.task.sample_batch(key, RECIPE.batch_size).samples()
@@ -109,7 +107,7 @@ def test_a_step_is_adam_on_the_loss_of_the_algorithm(trained):
 
 
 @pytest.mark.parametrize("index", range(3))
-def test_resumed_it_gives_the_same_bits(trained, index, hasty_compiler):
+def test_resumed_it_gives_the_same_bits(trained, index):
     resumed = list(train(RECIPE, trained[index][0]))
     assert [int(state.step) for state, _ in resumed] == [1, 2, 3][index:]
     for actual, expected in zip(jax.tree.leaves(resumed), jax.tree.leaves(trained[index + 1 :]), strict=True):

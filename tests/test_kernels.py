@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import EMBEDDED_LAYERS, INPUT_SIZE, OUTPUT_SIZE, PARTS, hasty_jit, random_weights, relative_difference
+from helpers import EMBEDDED_LAYERS, INPUT_SIZE, OUTPUT_SIZE, PARTS, random_weights, relative_difference
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
@@ -83,7 +83,7 @@ def test_loss_and_gradient(name, context_length, has_initial_weights):
 
     # Not jitted: the unrolled sums take seconds to compile, and operation by operation the cases share everything.
     loss, gradient = jax.value_and_grad(batch_loss, argnums=2)(config, tokens, weights, batch)
-    reference = hasty_jit(jax.value_and_grad(partial(loss_by_vmap, config, tokens)))
+    reference = jax.jit(jax.value_and_grad(partial(loss_by_vmap, config, tokens)))
     expected_loss, expected_gradient = reference(weights, batch)
     np.testing.assert_allclose(loss, expected_loss, rtol=1e-12)
     assert relative_difference(gradient, expected_gradient) < 1e-12
@@ -102,7 +102,7 @@ COVERING = {
 }
 
 
-@partial(hasty_jit, static_argnums=0)
+@partial(jax.jit, static_argnums=0)
 def both_losses_and_gradients(config, tokens, weights, batch):
     ours = jax.value_and_grad(batch_loss, argnums=2)(config, tokens, weights, batch)
     return ours, jax.value_and_grad(loss_by_vmap, argnums=2)(config, tokens, weights, batch)
@@ -199,7 +199,7 @@ def test_clip_is_active(name):
     """The cases above would pass without a clip if no entry reached it, or if it froze every entry."""
     config, batch = ALL[name], random_batch(5)
     transformer = Transformer(config, random_weights(config, TOKEN_SIZE, seed=2, size=0.3))
-    tokens = hasty_jit(jax.vmap(transformer.trace))(batch.samples().problem).tokens[:, 1:, :, INPUT_SIZE:]
+    tokens = jax.jit(jax.vmap(transformer.trace))(batch.samples().problem).tokens[:, 1:, :, INPUT_SIZE:]
     share = float(jnp.mean(jnp.abs(tokens) == config.token_clip))
     assert 0.05 < share < 0.95
 
@@ -220,8 +220,8 @@ def test_kernel_is_the_loss_of_the_stream(task):
     weights = random_weights(config, TOKEN_SIZE, seed=4)
     kernel = training_kernel(config, tokens, task, BATCH_SIZE)
     assert kernel.path == "jax"
-    loss_and_gradient = hasty_jit(kernel.loss_and_gradient)
-    reference = hasty_jit(jax.value_and_grad(partial(loss_by_vmap, config, tokens)))
+    loss_and_gradient = jax.jit(kernel.loss_and_gradient)
+    reference = jax.jit(jax.value_and_grad(partial(loss_by_vmap, config, tokens)))
     losses = []
     for step in (0, 5):
         loss, gradient = loss_and_gradient(weights, kernel.prepare(stream, jnp.asarray(step, jnp.int32)))
@@ -289,7 +289,7 @@ def assert_forms_agree(config, input_size, output_size, context_length, seed):
     weights = random_weights(config, input_size + output_size, seed, size=0.15)
     in_tokens = dataclasses.replace(config, token_clip=1e30)
 
-    @hasty_jit
+    @jax.jit
     def both_and_entries(weights, batch):
         encoded = tokens.encode_batch(batch)
         moved = linear_stack_entries(config, products(weights), encoded, output_size) - encoded[input_size:, -1]
@@ -310,7 +310,7 @@ def test_gram_form_by_vmap():
     batch, tokens = random_batch(5), ConcatenatedTokens(initial_weights())
     weights = random_weights(config, TOKEN_SIZE, seed=5)
     loss, gradient = jax.value_and_grad(batch_loss, argnums=2)(config, tokens, weights, batch)
-    expected_loss, expected = hasty_jit(jax.value_and_grad(partial(loss_by_vmap, config, tokens)))(weights, batch)
+    expected_loss, expected = jax.jit(jax.value_and_grad(partial(loss_by_vmap, config, tokens)))(weights, batch)
     np.testing.assert_allclose(loss, expected_loss, rtol=1e-12)
     assert relative_difference(gradient, expected) < 1e-12
 

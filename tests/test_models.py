@@ -19,7 +19,6 @@ from helpers import (
     PARTS,
     assert_mean,
     assert_trees_close,
-    hasty_jit,
     random_problem,
     random_weights,
 )
@@ -134,7 +133,7 @@ def case(request, x64):
     return case_of(CONFIGS[request.param])
 
 
-@partial(hasty_jit, static_argnums=0)
+@partial(jax.jit, static_argnums=0)
 def run(config, weights, tokens):
     return run_stack(config, weights, tokens, num_targets=OUTPUT_SIZE)
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import hasty_jit, random_weights, relative_difference
+from helpers import random_weights, relative_difference
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from native_helpers import STEP, STREAM, TOLERANCE, TOLERANCE_WHEN_CLIPPED, needs_native, require, run
@@ -57,7 +57,7 @@ def expected_of(config, tokens, task, batch_size, weights):
 
     with jax.enable_x64(True):
         arguments = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), (weights, rows, answers))
-        loss, gradient = hasty_jit(jax.value_and_grad(loss_of))(*arguments)
+        loss, gradient = jax.jit(jax.value_and_grad(loss_of))(*arguments)
         return float(loss), jax.tree.map(np.asarray, gradient)
 
 

@@ -41,7 +41,7 @@ from innerloop.tasks import (
     Uniform,
 )
 from innerloop.tokens import ConcatenatedTokens
-from innerloop.training import OptimizerConfig, Recipe, expected, loop, recipe_from_json, recipe_to_json, train
+from innerloop.training import OptimizerConfig, Recipe, expected, recipe_from_json, recipe_to_json, train
 
 COVARIANCE = ((1.3, 0.4, -0.2), (0.4, 0.6, 0.1), (-0.2, 0.1, 0.9))
 INPUTS = {
@@ -360,12 +360,6 @@ def test_line_search_needs_the_loss_itself(recipe, message):
 # --- Exact training --------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def hasty_compiler(monkeypatch):
-    """Compiles faster and runs slower."""
-    monkeypatch.setattr(loop, "compiler_options", lambda: {"xla_backend_optimization_level": 0})
-
-
 def excess(task, measurement, index):
     """Relative to the least loss, of one seed's weights."""
     with jax.enable_x64(True):
@@ -383,7 +377,7 @@ TRAINED = {
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_training_reaches_the_optimum(name, hasty_compiler):
+def test_training_reaches_the_optimum(name):
     """From every seed's small random weights, beside a saddle, to rounding errors; what follows leaves it there."""
     task = TRAINED[name]
     recipe = dataclasses.replace(expected(task=task, seeds=(0, 1, 2)), evaluation_interval=40, evaluation_tasks=50)
@@ -397,7 +391,7 @@ def test_training_reaches_the_optimum(name, hasty_compiler):
     assert (np.asarray(last.gradient_norm) < 1e-3).all()
 
 
-def test_adamw_on_the_expected_loss_descends_without_noise(hasty_compiler):
+def test_adamw_on_the_expected_loss_descends_without_noise():
     """The same loss for every seed and step; nothing of the run depends on the batch."""
     task = TRAINED["uniform"]
     recipe = dataclasses.replace(
@@ -412,7 +406,7 @@ def test_adamw_on_the_expected_loss_descends_without_noise(hasty_compiler):
     assert losses[-1] < 0.7 * losses[0]
 
 
-def test_stored_run_is_named_and_read_back(tmp_path, hasty_compiler):
+def test_stored_run_is_named_and_read_back(tmp_path):
     recipe = dataclasses.replace(expected(task=TRAINED["uniform"], num_steps=3, seeds=(0,)), evaluation_tasks=5)
     assert recipe_from_json(recipe_to_json(recipe)) == recipe
     assert "-expected" in name_of(recipe)
@@ -424,7 +418,7 @@ def test_stored_run_is_named_and_read_back(tmp_path, hasty_compiler):
     assert again.recipe == recipe
 
 
-def test_resumed_from_a_file_it_gives_the_same_bits(hasty_compiler):
+def test_resumed_from_a_file_it_gives_the_same_bits():
     """L-BFGS' memory and line search are part of the state."""
     recipe = dataclasses.replace(
         expected(task=TRAINED["uniform"], num_steps=9, seeds=(0, 1)), evaluation_interval=3, evaluation_tasks=5

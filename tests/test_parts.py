@@ -18,7 +18,6 @@ from helpers import (
     PARTS,
     assert_mean,
     assert_trees_close,
-    hasty_jit,
     random_problem,
     random_weights,
 )
@@ -50,7 +49,7 @@ def normal(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape)
 
 
-@partial(hasty_jit, static_argnames=("kind", "causal"))
+@partial(jax.jit, static_argnames=("kind", "causal"))
 def attention_of(kind, scores, mixing=0.03, *, causal=False):
     mixing = jnp.asarray(mixing, scores.dtype) if kind == "mixed" else None
     return attention_of_scores(kind, scores, key_size=KEY_SIZE, mixing=mixing, causal=causal)
@@ -113,7 +112,7 @@ def test_gradients_pass_by_what_is_masked(kind):
     above = np.triu(np.ones((TOKENS, KEYS), bool), k=1)
     scores, target = np.where(above, 1e300, normal(HEADS, TOKENS, KEYS, seed=4)), normal(HEADS, TOKENS, KEYS, seed=5)
 
-    @hasty_jit
+    @jax.jit
     def gradient(scores):
         return jax.grad(lambda scores: jnp.sum(target * attention_of.__wrapped__(kind, scores, causal=True)))(scores)
 
@@ -124,7 +123,7 @@ def test_gradients_pass_by_what_is_masked(kind):
     assert (np.abs(slopes[:, seen]) > 1e-9).all()
 
 
-trace = partial(hasty_jit, static_argnums=0)(partial(run_stack, num_targets=OUTPUT_SIZE))
+trace = partial(jax.jit, static_argnums=0)(partial(run_stack, num_targets=OUTPUT_SIZE))
 
 
 def test_later_tokens_change_nothing_earlier():
@@ -168,13 +167,13 @@ def random_mlp(width, hidden, *, bias=True):
 def test_gelu_is_the_tanh_approximation():
     """Which differs from the exact one by up to 5e-4: both must not pass."""
     x = np.linspace(-4, 4, 101)
-    units = np.asarray(hasty_jit(hidden_units)(random_mlp(5, 101, bias=False), x))
+    units = np.asarray(jax.jit(hidden_units)(random_mlp(5, 101, bias=False), x))
     np.testing.assert_allclose(units, x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))), atol=1e-15)
     exact = np.array([value / 2 * (1 + math.erf(value / math.sqrt(2))) for value in x])
     assert 1e-4 < np.abs(units - exact).max() < 1e-3
 
 
-run_mlp, run_embed = hasty_jit(mlp), hasty_jit(embed)
+run_mlp, run_embed = jax.jit(mlp), jax.jit(embed)
 
 
 def test_a_mlp_without_biases_is_one_with_zeros():
@@ -199,7 +198,7 @@ def test_predictions_are_read_off_the_last_embedded_entries(config):
     """From before the first layer on; no entry of an embedded context token says what its target was."""
     problem, weights = random_problem(12), random_weights(config, TOKEN_SIZE, seed=13)
     transformer = Transformer(config, weights)
-    prediction, trace = hasty_jit(lambda learner: (learner(problem), learner.trace(problem)))(transformer)
+    prediction, trace = jax.jit(lambda learner: (learner(problem), learner.trace(problem)))(transformer)
     np.testing.assert_array_equal(prediction.trajectory, -np.asarray(trace.tokens)[:, -1, -OUTPUT_SIZE:])
     np.testing.assert_array_equal(prediction.value, np.asarray(prediction.trajectory)[-1])
     assert prediction.context_trajectory is None
@@ -213,7 +212,7 @@ def test_predictions_are_read_off_the_last_embedded_entries(config):
 
 
 PLAIN, SCALED = (np.ones(5), np.zeros(5)), (normal(5, seed=15), normal(5, seed=16))
-run_norm = hasty_jit(lambda weights, tokens: layer_norm(LayerNormWeights(*weights), tokens))
+run_norm = jax.jit(lambda weights, tokens: layer_norm(LayerNormWeights(*weights), tokens))
 
 
 def test_layer_norm_centres_and_scales_every_token():
@@ -230,7 +229,7 @@ def test_layer_norm_centres_and_scales_every_token():
 def test_layer_norm_of_a_constant_token():
     """Without the 1e-5 this would be 0 / 0."""
     np.testing.assert_array_equal(run_norm(SCALED, np.full((7, 5), 3.0)), np.tile(SCALED[1], (7, 1)))
-    slope = hasty_jit(jax.jacfwd(run_norm.__wrapped__, argnums=1))(PLAIN, np.full(5, 3.0))
+    slope = jax.jit(jax.jacfwd(run_norm.__wrapped__, argnums=1))(PLAIN, np.full(5, 3.0))
     np.testing.assert_allclose(slope, (np.eye(5) - 1 / 5) / math.sqrt(1e-5), rtol=1e-9)
 
 
@@ -268,7 +267,7 @@ def drawn_from(samples, variance, *, resolution):
 def test_initialisation_of_block_mlps_norms_and_mixing():
     """Many layers in place of many seeds."""
     config = dataclasses.replace(EVERY_PART, num_layers=809, tied=False)
-    drawn = hasty_jit(lambda key: initialise(config, 5, key, scale=0.3))(root_key(1))
+    drawn = jax.jit(lambda key: initialise(config, 5, key, scale=0.3))(root_key(1))
     assert drawn.mlp is not None
     assert drawn.embedding.mlp is None
     drawn_from(drawn.mlp.W_1, 0.3 / 809 / 7, resolution=0.03)
@@ -288,7 +287,7 @@ def test_initialisation_of_block_mlps_norms_and_mixing():
 def test_initialisation_of_embedding_and_input_mlp():
     """No layer axis here: a wide embedding in place of many seeds."""
     config = dataclasses.replace(EVERY_PART, mlp="input", embedding_size=307, num_heads=1, key_size=2)
-    drawn = hasty_jit(lambda key: initialise(config, 5, key, scale=0.3))(root_key(1))
+    drawn = jax.jit(lambda key: initialise(config, 5, key, scale=0.3))(root_key(1))
     assert drawn.mlp is drawn.mlp_norm is None
     drawn_from(drawn.embedding.W_E, 0.1 / 5, resolution=0.15)
     drawn_from(drawn.embedding.mlp.W_1, 0.1 / 307, resolution=0.03)

@@ -219,7 +219,7 @@ def test_a_lone_seed_gives_the_bits_that_it_has_in_company(trained):
     [("off", RECIPE.model), ("required", RECIPE.model), ("required", StackConfig(embedding_size=5))],
     ids=["jax", "native", "native-embedded"],
 )
-def test_a_fixed_training_set_is_the_batch_of_step_zero_at_every_step(mode, model, monkeypatch, hasty_compiler):
+def test_a_fixed_training_set_is_the_batch_of_step_zero_at_every_step(mode, model, monkeypatch):
     """Of as many tasks as it says, whatever the batch size; another one for every seed; resumed to the same bits."""
     monkeypatch.setenv("INNERLOOP_NATIVE", mode)
     recipe = dataclasses.replace(
@@ -320,7 +320,7 @@ def test_weights_stay_finite_where_the_update_is_not(optimizer):
 # --- Precision -------------------------------------------------------------------------------------------------------
 
 
-def test_double_precision_throughout(hasty_compiler):
+def test_double_precision_throughout():
     recipe = dataclasses.replace(
         RECIPE, dtype="float64", model=StackConfig(), seeds=(2,), num_steps=3, initial_weights=((0.1, 0.2, 0.3),)
     )
@@ -403,9 +403,7 @@ def tuned():
         num_steps=6,
         dtype="float64",
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "compiler_options", lambda: {"xla_backend_optimization_level": 0})
-        return recipe, list(train(recipe))
+    return recipe, list(train(recipe))
 
 
 def test_numbers_are_trained_by_adamw_on_the_loss_of_the_algorithm(tuned):
@@ -573,7 +571,7 @@ def outcome(recipe: Recipe):
 
 
 @pytest.mark.parametrize("field", CHANGES)
-def test_every_field_has_an_effect(field, hasty_compiler):
+def test_every_field_has_an_effect(field):
     recipe, value = CHANGES[field]
     weights, measured = outcome(recipe)
     changed_weights, changed_measured = outcome(changed(recipe, field, value))

@@ -8,6 +8,7 @@ counted by the formulas of `innerloop.kernels.work` and compared with the fastes
 """
 
 import dataclasses
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -55,7 +56,8 @@ LABELS = {
     "seeds": "seeds trained together",
     "threads": "threads (kernel alone)",
 }
-_STEPS = {"native": 50, "JAX": 10}  # per timed call
+_STEPS = {"native": 50, "JAX": 10}  # per timed call, of the kernel alone
+_CHUNK_SECONDS = 0.1  # of whole training, at least: a chunk that is over sooner is done before its clock starts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +126,8 @@ def measure(sweep: str, value: int, path: str, *, rounds: int, peak_gflops: floa
     compile_seconds, seconds, workspace = _time_kernel(_kernel(recipe, path, sizes["threads"]), recipe, steps, rounds)
     step_ms = step_compile = None
     if sweep != "threads":
-        loop = OurLoop(recipe, paths()[path])
+        steps = max(steps, math.ceil(_CHUNK_SECONDS / seconds))
+        loop = OurLoop(_recipe(sizes, steps), paths()[path])
         step_ms = 1e3 * float(np.median([loop.run() for _ in range(rounds)])) / (steps * sizes["seeds"])
         step_compile = loop.compile_seconds
     gflops = 1e-9 * recipe.batch_size * operations_per_task(recipe.model, recipe.task, recipe.tokens()) / seconds
@@ -274,7 +277,7 @@ def main() -> int:
             if is_base:
                 base[path] = rows[-1]
     console.print(table(rows, peak_gflops))
-    used = {"quick": settings.quick, "rounds": rounds, "steps": _STEPS, "base": BASE}
+    used = {"quick": settings.quick, "rounds": rounds, "steps": _STEPS, "chunk_seconds": _CHUNK_SECONDS, "base": BASE}
     as_json = [dataclasses.asdict(row) for row in rows]
     saved = [save_json("scaling", as_json, used, settings.output, peak_gflops=peak_gflops)]
     if (picture := plot(rows, settings.output / "scaling.png")) is not None:

@@ -1,6 +1,6 @@
 """Times whole training steps at the paper's sizes, by themselves or beside the published code.
 
-    python -m benchmarks.training_step [--reference PATH] [--rounds N] [--steps N] [--seeds N] [--output DIR]
+    python -m benchmarks.training_step [--reference PATH] [--rounds N] [--steps N] [--seeds N ..] [--output DIR]
 
 A step is all of it: fresh tasks, loss, gradient, clip, Adam. Innerloop's two paths, native and JAX, and the published
 code run in every round, so that load from elsewhere hits all, and ratios are taken round by round.
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import tyro
 from rich.console import Console
 
@@ -56,15 +57,18 @@ class Settings:
     """Timed rounds; medians and spreads are over them."""
     steps: int = 100
     """Training steps that each side takes in a round."""
-    seeds: int = 5
-    """Seeds that are trained together in the second measurement; the first has one."""
+    seeds: tuple[int, ...] = (1, 5)
+    """Numbers of seeds to train together, each measured by itself. For a GPU, try 1 10 100."""
     output: Path = Path("benchmarks/results")
     """Where the table (JSON) and the plot (PNG) go."""
 
     def __post_init__(self):
         for name in ("rounds", "steps", "seeds"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}; choose e.g. 5")
+            value = getattr(self, name)
+            if np.min(value, initial=1) < 1:
+                raise ValueError(f"--{name} must be at least 1, got {value}; choose e.g. 5")
+        if not self.seeds:
+            raise ValueError("--seeds needs at least one number of seeds, got none; choose e.g. 1 5")
 
 
 class OurLoop:
@@ -125,7 +129,7 @@ def time_recipe(name: str, settings: Settings) -> list[Row]:
     reference = None
     if settings.reference is not None:
         reference = ReferenceLoop(settings.reference, timing_recipe(name, steps=steps, seeds=1))
-    recipes = {seeds: timing_recipe(name, steps=steps, seeds=seeds) for seeds in sorted({1, settings.seeds})}
+    recipes = {seeds: timing_recipe(name, steps=steps, seeds=seeds) for seeds in sorted(set(settings.seeds))}
     ours = {
         (side, seeds): OurLoop(recipe, mode)
         for side, mode in paths().items()
@@ -139,7 +143,7 @@ def time_recipe(name: str, settings: Settings) -> list[Row]:
     seconds = interleaved(runs, settings.rounds)
     ms = {key: tuple(1e3 * s / (steps * key[1]) for s in values) for key, values in seconds.items()}
 
-    batch_size = recipes[1].batch_size
+    batch_size = RECIPES[name](num_steps=1).batch_size
     rows = [
         Row(name, side, seeds, batch_size, loop.compile_seconds, ms[side, seeds], ms.get(REFERENCE))
         for (side, seeds), loop in ours.items()

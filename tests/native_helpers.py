@@ -36,8 +36,8 @@ def reference(config, tokens, task, batch_size, weights):
         tokens, weights, batch = jax.tree.map(
             lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), (tokens, weights, batch)
         )
-        # Not jitted: every case has shapes of its own, and operation by operation compiles faster.
-        loss, gradient = jax.value_and_grad(batch_loss, argnums=2)(config, tokens, weights, batch)
+        value_and_gradient = jax.value_and_grad(batch_loss, argnums=2)
+        loss, gradient = jax.jit(lambda *arrays: value_and_gradient(config, *arrays))(tokens, weights, batch)
         return float(loss), jax.tree.map(np.asarray, gradient)
 
 

@@ -100,7 +100,7 @@ def _shortened(recipe: Recipe, preset: Preset) -> Recipe:
     recipe = dataclasses.replace(recipe, evaluation_interval=500)
     if num_layers == 2:
         return dataclasses.replace(recipe, num_steps=_TWO_LAYER_STEPS)
-    return dataclasses.replace(recipe, num_steps=20_000, batch_size=512) if preset == "quick" else recipe
+    return dataclasses.replace(recipe, num_steps=20_000, batch_size=512 if preset == "quick" else recipe.batch_size)
 
 
 class Rivals(NamedTuple):

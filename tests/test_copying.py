@@ -20,6 +20,7 @@ from innerloop.keys import root_key
 from innerloop.models import EmbeddingWeights, StackConfig, Transformer, initialise, run_stack
 from innerloop.tasks import Batch, LinearRegression, Sample
 from innerloop.tokens import AlternatingTokens, ConcatenatedTokens, Positions
+from innerloop.tokens.alternating import _argsort
 from innerloop.training import Recipe, published_alternating
 from innerloop.training.parameters import initial_parameters
 
@@ -106,6 +107,12 @@ def test_permuted_codes():
     # Every code is at every place equally often: of 199 draws from 14, each within four standard errors.
     frequency = codes[..., :14].mean(axis=0)
     assert np.abs(frequency - 1 / 14).max() < 4 * math.sqrt(13 / 14**2 / 199)
+
+
+@given(st.lists(st.sampled_from([0, 1, 2, 2**31, 2**32 - 1]), min_size=1, max_size=9))
+def test_order_of_bits(bits):
+    """Equal bits keep their order, so that every position comes exactly once."""
+    np.testing.assert_array_equal(_argsort(jnp.asarray(bits, jnp.uint32)), np.argsort(bits, kind="stable"))
 
 
 def test_permutation_leaves_the_stream_alone():

@@ -7,6 +7,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import xarray as xr
+from helpers import random_weights
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,8 +15,10 @@ import innerloop.runs
 from innerloop.analysis import find_rise_and_fall
 from innerloop.experiments.grokking import recipes
 from innerloop.experiments.grokking.judge import judge, train_share
+from innerloop.experiments.grokking.measure import measure_curves
 from innerloop.experiments.grokking.search import COLUMNS, search, table
 from innerloop.experiments.grokking.setting import CANDIDATES, CHOSEN, FRESH, MAIN, Candidate, block_recipe
+from innerloop.runs import Run
 
 STEPS = np.arange(0, 2001, 20)
 
@@ -135,6 +138,24 @@ def test_training_share_is_of_one_interval():
     line[-1] = 0.5
     train = np.concatenate([[np.nan], 0.5 * (line[1:] + line[:-1]) / 3])
     np.testing.assert_allclose(train_share(curves(line, line, train), MAIN), 1 / 3, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("length", "counts"), [(1, False), (2, False), (5, True)])
+def test_spikes_are_no_rise(length, counts):
+    """Of one or two measurements, where attention starts; what lasts for the whole window counts in full."""
+    losses = LEARNS.copy()
+    losses[40 : 40 + length] = 5.0
+    seeds = np.stack([losses, LEARNS], axis=1)
+    variables = dict.fromkeys(("evaluation_loss", "train_loss"), (("step", "seed"), seeds))
+    metrics = xr.Dataset(variables | {"diverged_at": (("seed",), np.full(2, -1))}, {"step": STEPS})
+    recipe = block_recipe(num_steps=6, widening=2, seeds=(1000, 1001))
+    weights = random_weights(recipe.model, recipe.token_size, seed=0)
+    measured = measure_curves(Run("made", recipe, metrics, weights, weights, {}, []))
+    np.testing.assert_array_equal(measured["loss"], seeds)
+    np.testing.assert_allclose(measured["peak_loss"][1], LEARNS[:3].mean(), rtol=0.1)
+    np.testing.assert_allclose(measured["peak_loss"][0], 5.0 if counts else measured["peak_loss"][1])
+    for name in ("smooth_loss", "smooth_train_loss"):
+        assert float(measured[name].max()) == (5.0 if counts else pytest.approx(LEARNS[1]))
 
 
 def test_recipes_differ_from_their_control_in_the_tasks_alone():

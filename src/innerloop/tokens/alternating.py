@@ -19,7 +19,7 @@ stack predicts about -1, with a loss of (E y^2 + 1) / 2 = .92, and has to learn 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt32
 
 from innerloop.problem import Problem
 from innerloop.tasks import Batch
@@ -90,7 +90,11 @@ def _context_order(problem: Problem) -> Int[Array, " context_tokens"]:
     ends = jnp.stack([problem.context_inputs[0, 0], problem.context_inputs[-1, 0]]).astype(jnp.float32)
     words = jax.lax.bitcast_convert_type(jax.lax.stop_gradient(ends), jnp.uint32)
     bits = jax.random.bits(jax.random.wrap_key_data(words, impl="threefry2x32"), (2 * len(problem.context_inputs),))
-    # `jnp.argsort(bits)`, from the ranks: XLA's sort takes ten times as long on CPUs. Equal bits keep their order.
+    return _argsort(bits)
+
+
+def _argsort(bits: UInt32[Array, " n"]) -> Int[Array, " n"]:
+    """`jnp.argsort`, from the ranks, since XLA's sort takes ten times as long on CPUs; equal bits keep their order."""
     places = jnp.arange(len(bits))
     precedes = (bits[:, None] < bits) | ((bits[:, None] == bits) & (places[:, None] < places))
     ranks = jnp.sum(precedes, axis=0)

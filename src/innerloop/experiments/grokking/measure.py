@@ -17,7 +17,7 @@ from innerloop.training import held_out_batch
 
 STAGES = ("curves", "gradient descent")
 _LOSS = {"units": "half squared error, mean over tasks"}
-_WINDOW = 5  # measurements of a running median
+_WINDOW = 5  # measurements
 _STEP = {"units": "training steps"}
 
 
@@ -38,6 +38,11 @@ def reference_losses(run: Run) -> tuple[float, float]:
     return float(mean_loss(descend(rate), samples)), float(mean_loss(Trivial(), samples))
 
 
+def running_median(curves: xr.DataArray) -> xr.DataArray:
+    """Medians over five measurements around each, fewer at the ends; same axes, one of which is ``step``."""
+    return curves.rolling(step=_WINDOW, center=True, min_periods=1).median()
+
+
 def measure_curves(run: Run) -> xr.Dataset:
     """One run: curves by step and seed, and where each seed's held-out loss rises and falls.
 
@@ -46,10 +51,7 @@ def measure_curves(run: Run) -> xr.Dataset:
     """
     steps, curves = run.metrics["step"].values, run.metrics["evaluation_loss"].values
     train = run.metrics["train_loss"].values
-    smooth, smooth_train = (
-        run.metrics[name].rolling(step=_WINDOW, center=True, min_periods=1).median().values
-        for name in ("evaluation_loss", "train_loss")
-    )
+    smooth, smooth_train = (running_median(run.metrics[name]).values for name in ("evaluation_loss", "train_loss"))
     found = [find_rise_and_fall(steps, curve) for curve in smooth.T]
     variables: Variables = {
         "loss": (("step", "seed"), curves, _LOSS),

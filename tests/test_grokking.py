@@ -146,16 +146,17 @@ def test_spikes_are_no_rise(length, counts):
     losses = LEARNS.copy()
     losses[40 : 40 + length] = 5.0
     seeds = np.stack([losses, LEARNS], axis=1)
-    variables = dict.fromkeys(("evaluation_loss", "train_loss"), (("step", "seed"), seeds))
+    variables = {"evaluation_loss": (("step", "seed"), seeds), "train_loss": (("step", "seed"), 2 * seeds)}
     metrics = xr.Dataset(variables | {"diverged_at": (("seed",), np.full(2, -1))}, {"step": STEPS})
     recipe = block_recipe(num_steps=6, widening=2, seeds=(1000, 1001))
     weights = random_weights(recipe.model, recipe.token_size, seed=0)
     measured = measure_curves(Run("made", recipe, metrics, weights, weights, {}, []))
     np.testing.assert_array_equal(measured["loss"], seeds)
+    np.testing.assert_array_equal(measured["train_loss"], 2 * seeds)
     np.testing.assert_allclose(measured["peak_loss"][1], LEARNS[:3].mean(), rtol=0.1)
     np.testing.assert_allclose(measured["peak_loss"][0], 5.0 if counts else measured["peak_loss"][1])
-    for name in ("smooth_loss", "smooth_train_loss"):
-        assert float(measured[name].max()) == (5.0 if counts else pytest.approx(LEARNS[1]))
+    for name, factor in (("smooth_loss", 1), ("smooth_train_loss", 2)):
+        assert float(measured[name].max()) == pytest.approx(factor * (5.0 if counts else LEARNS[1]))
 
 
 def test_recipes_differ_from_their_control_in_the_tasks_alone():

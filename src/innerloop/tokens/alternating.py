@@ -89,8 +89,8 @@ def _context_order(problem: Problem) -> Int[Array, " context_tokens"]:
     """
     ends = jnp.stack([problem.context_inputs[0, 0], problem.context_inputs[-1, 0]]).astype(jnp.float32)
     words = jax.lax.bitcast_convert_type(jax.lax.stop_gradient(ends), jnp.uint32)
-    bits = jax.random.bits(jax.random.wrap_key_data(words, impl="threefry2x32"), (2 * len(problem.context_inputs),))
-    return _argsort(bits)
+    key = jax.random.wrap_key_data(words, impl="threefry2x32")
+    return _argsort(jax.random.bits(key, (2 * len(problem.context_inputs),), jnp.uint32))
 
 
 def _argsort(bits: UInt32[Array, " n"]) -> Int[Array, " n"]:

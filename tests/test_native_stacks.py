@@ -5,6 +5,7 @@ Against autodiff of the model itself, `innerloop.models.run_stack`, in double pr
 
 import dataclasses
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from native_helpers import STEP, STREAM, TOLERANCE, TOLERANCE_WHEN_CLIPPED, need
 
 from innerloop.kernels import native, native_library, training_path
 from innerloop.models import LayerNormWeights, StackConfig, run_stack
-from innerloop.tasks import LinearRegression, RandomNetwork
+from innerloop.tasks import LinearClassification, LinearRegression, RandomNetwork, prediction_loss
 from innerloop.tokens import AlternatingTokens, ConcatenatedTokens, Positions
 from innerloop.training import loop, published_alternating
 
@@ -53,7 +54,7 @@ def expected_of(config, tokens, task, batch_size, weights):
             trace = run_stack(config, weights, rows, num_targets=task.output_size)
             return trace.tokens[-1, -1, -task.output_size :]
 
-        return 0.5 * jnp.mean(jnp.sum((answers + jax.vmap(query_entries)(rows)) ** 2, axis=-1))
+        return jnp.mean(prediction_loss(task.prediction_loss, -jax.vmap(query_entries)(rows).T, answers.T))
 
     with jax.enable_x64(True):
         arguments = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), (weights, rows, answers))
@@ -104,12 +105,15 @@ TOKENS = st.sampled_from(
 )
 
 
-@given(OPTIONS, TOKENS, st.integers(1, 9), st.integers(1, 40), st.sampled_from(["best", "avx2", "portable"]))
+FAMILIES = st.sampled_from([partial(LinearRegression, noise_std=0.1), LinearClassification])
+
+
+@given(OPTIONS, TOKENS, FAMILIES, st.integers(1, 9), st.integers(1, 40), st.sampled_from(["best", "avx2", "portable"]))
 @settings(max_examples=25, phases=[Phase.generate])  # shrinking would compile for minutes
-def test_drawn_stacks(options, tokens, context_length, batch_size, instruction_set):
+def test_drawn_stacks(options, tokens, family, context_length, batch_size, instruction_set):
     require(instruction_set)
     config = StackConfig(**options | {"attention": options["attention"][: options["num_layers"]]})
-    task = LinearRegression(input_size=3, output_size=2, context_length=context_length, noise_std=0.1)
+    task = family(input_size=3, output_size=2, context_length=context_length)
     assert_correct(config, tokens, task, batch_size, weights_for(config, tokens, task), instruction_set=instruction_set)
 
 
@@ -152,6 +156,34 @@ def test_every_way_and_instruction_set(name, input_size, instruction_set):
     config, tokens = PATHS[name]
     task = LinearRegression(input_size=input_size, context_length=7)
     assert_correct(config, tokens, task, 35, weights_for(config, tokens, task), instruction_set=instruction_set)
+
+
+# The loss is taken by three pieces of code: for attention of any kind, for Gram matrices, and for tokens with a clip.
+CLASSIFIERS = {
+    "one layer": StackConfig(num_heads=2),
+    "softmax": StackConfig(attention=("softmax",), num_heads=2),
+    "two layers": StackConfig(num_layers=2),
+    "clip that is reached": StackConfig(num_layers=2, tied=False, token_clip=0.45),
+}
+
+
+@pytest.mark.parametrize("instruction_set", ["avx512", "avx2", "portable"])
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_cross_entropy(name, instruction_set):
+    require(instruction_set)
+    config, tokens = CLASSIFIERS[name], ConcatenatedTokens()
+    task = LinearClassification(input_size=3, output_size=4, context_length=7)
+    assert_correct(config, tokens, task, 35, weights_for(config, tokens, task), instruction_set=instruction_set)
+
+
+@pytest.mark.parametrize("size", [3.0, 30.0])
+def test_cross_entropy_of_sharp_logits(size):
+    """Probabilities near 0 and 1, and logits whose exponentials would overflow."""
+    config, tokens = StackConfig(attention=("softmax",)), ConcatenatedTokens()
+    task = LinearClassification(input_size=3, output_size=4, context_length=7)
+    weights = weights_for(config, tokens, task)
+    attention = dataclasses.replace(weights.attention, P=size**3 * weights.attention.P)
+    assert_correct(config, tokens, task, 35, dataclasses.replace(weights, attention=attention))
 
 
 @pytest.mark.parametrize("change", [{"damping": 1.001}, {"query_in_keys": True}, {"causal": True}])

@@ -15,11 +15,11 @@
 namespace innerloop {
 
 // Attributes that both kinds of batches have. `attention` has one digit per layer, see Attention; `layout` is a Layout,
-// and `content_size` that of alternating tokens; `first_norm` is the first layer with LayerNorm. `instruction_set` is
-// "best" but in tests; `num_threads` 0 means all.
+// and `content_size` that of alternating tokens; `loss` is a Loss; `first_norm` is the first layer with LayerNorm.
+// `instruction_set` is "best" but in tests; `num_threads` 0 means all.
 struct Options {
   std::string_view attention;
-  int32_t layout, content_size, query_in_keys, writes_targets_only, is_causal, first_norm, num_threads;
+  int32_t layout, content_size, loss, query_in_keys, writes_targets_only, is_causal, first_norm, num_threads;
   float damping, token_clip, logit_scale;
   std::string_view instruction_set;
 };
@@ -40,7 +40,7 @@ struct Names {
 XLA_FFI_REGISTER_STRUCT_ATTR_DECODING(
     innerloop::Options, xla::ffi::StructMember<std::string_view>("attention"),
     xla::ffi::StructMember<int32_t>("layout"), xla::ffi::StructMember<int32_t>("content_size"),
-    xla::ffi::StructMember<int32_t>("query_in_keys"), xla::ffi::StructMember<int32_t>("writes_targets_only"),
+    xla::ffi::StructMember<int32_t>("loss"), xla::ffi::StructMember<int32_t>("query_in_keys"), xla::ffi::StructMember<int32_t>("writes_targets_only"),
     xla::ffi::StructMember<int32_t>("is_causal"), xla::ffi::StructMember<int32_t>("first_norm"),
     xla::ffi::StructMember<int32_t>("num_threads"), xla::ffi::StructMember<float>("damping"),
     xla::ffi::StructMember<float>("token_clip"), xla::ffi::StructMember<float>("logit_scale"),
@@ -129,6 +129,7 @@ ffi::Error run(ffi::ThreadPool& pool, const Options& options, const WeightArrays
   problem.num_keys = options.query_in_keys ? problem.num_tokens : problem.num_tokens - 1;
   problem.batch_size = batch_size;
   problem.token_clip = options.token_clip;
+  problem.loss = static_cast<Loss>(options.loss);
   problem.initial_weights = initial_weights.typed_data();
   problem.attention = attention.data();
   problem.logit_scale = options.logit_scale;

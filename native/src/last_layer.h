@@ -1,8 +1,8 @@
 // The last layer. The loss reads the query's target entries alone, so it takes matrix-vector products only.
 #pragma once
 
-#include "clip.h"
 #include "layers.h"
+#include "prediction_loss.h"
 
 namespace innerloop::INNERLOOP_TARGET {
 
@@ -20,7 +20,8 @@ class LastLayer {
         layers_(layers),
         layer_(problem.num_layers - 1),
         size_(problem.token_size),
-        errors_(arena.take(problem.output_size)) {}
+        errors_(arena.take(problem.output_size)),
+        slopes_(arena.take(problem.output_size)) {}
 
   // q = A_h^T x.
   void query(int head, const Vector* x, Vector* q) const {
@@ -34,12 +35,7 @@ class LastLayer {
     for (int head = 0; head < problem_.num_heads; ++head)
       apply<Then::add>(transposed(layers_.C(layer_, head), size_).shifted(targets, 0), reads + head * size_, outputs,
                        size_, errors_);
-    for (int output = 0; output < outputs; ++output) {
-      const Vector entry = errors_[output];
-      const Vector error = clipped(entry, problem_.token_clip) + answers[output];
-      layers_.add_loss(0.5f * error * error);
-      errors_[output] = error * clip_derivative(entry, problem_.token_clip);
-    }
+    layers_.add_loss(differentiate_loss(problem_, answers, errors_, slopes_));
     for (int head = 0; head < problem_.num_heads; ++head) {
       Vector* gradient = layers_.C_gradient(layer_, head);
       for (int i = 0; i < size_; ++i)
@@ -72,6 +68,7 @@ class LastLayer {
   int layer_;
   Size<SIZE> size_;
   Vector* errors_;
+  Vector* slopes_;  // of the clip
 };
 
 }  // namespace innerloop::INNERLOOP_TARGET

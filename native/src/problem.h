@@ -40,6 +40,9 @@ struct Data {
 // What makes attention of the scores: nothing, softmax, or share * softmax + (1 - share) * nothing.
 enum class Attention : int32_t { linear, softmax, mixed };
 
+// What a wrong prediction of the query's target costs.
+enum class Loss : int32_t { half_squared_error, cross_entropy };
+
 // A stack of attention in row form: every token e (a row) moves by
 //
 //     e <- clip(e + sum over heads and keys k of attention(r A k^T) k C),
@@ -57,6 +60,7 @@ struct Problem {
   int num_keys;    // num_tokens, or one less without the query
   int batch_size;
   float token_clip;  // infinite for none
+  Loss loss;
   const float* A;    // [num_distinct_layers, num_heads, token_size, token_size]
   const float* C;
   const float* initial_weights;           // W0 [output_size, input_size]

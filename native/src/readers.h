@@ -4,7 +4,7 @@
 #pragma once
 
 #include "attention.h"
-#include "clip.h"
+#include "prediction_loss.h"
 
 namespace innerloop::INNERLOOP_TARGET {
 
@@ -35,6 +35,7 @@ class Readers {
     const bool is_mixed = problem.attention[last_] == Attention::mixed;
     query_gradient = arena.take(size_);
     errors = arena.take(outputs_);
+    slopes_ = arena.take(outputs_);
     vectors = arena.take((count + 1) * size_);
     gradient = arena.take(count * size_);
     dots = arena.take(count * keys_);
@@ -72,13 +73,9 @@ class Readers {
         for (int key = 0; key < keys_; ++key) errors[output] += row.attention[key] * values[key];
       }
     }
-    for (int output = 0; output < outputs_; ++output) {
-      const Vector entry = errors[output];
-      Vector error = clipped(entry, problem_.token_clip) + answers[output];
-      error = is_task ? error : Vector{};
-      layers_.add_loss(0.5f * error * error);
-      errors[output] = error * clip_derivative(entry, problem_.token_clip);
-    }
+    const Vector loss = differentiate_loss(problem_, answers, errors, slopes_);
+    layers_.add_loss(is_task ? loss : Vector{});
+    for (int output = 0; output < outputs_; ++output) errors[output] = is_task ? errors[output] : Vector{};
     for (int head = 0; head < heads_; ++head) {
       const AttentionRow row = last_row(head);
       Vector* scores_gradient = dots_gradient + size_t(head) * tokens_count_;
@@ -131,6 +128,7 @@ class Readers {
   const Layers& layers_;
   Size<SIZE> size_;
   int heads_, outputs_, targets_, tokens_count_, keys_, last_;
+  Vector* slopes_;                // of the clip
   Vector *attention_, *softmax_;  // of mixed attention
 };
 

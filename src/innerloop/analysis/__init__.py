@@ -1,6 +1,14 @@
 """Comparing any two learners, and reading algorithms off weights."""
 
-from innerloop.analysis.alignment import Alignment, align, sensitivity
+from innerloop.analysis.alignment import (
+    Alignment,
+    Linearisation,
+    align,
+    align_with,
+    linearisations,
+    linearise,
+    sensitivity,
+)
 from innerloop.analysis.conditioning import condition_gamma, condition_numbers, corrected_eigenvalues
 from innerloop.analysis.copying import (
     Neighbours,
@@ -36,9 +44,11 @@ __all__ = [
     "FirstOrderSoftmax",
     "LayerComparison",
     "LayerReading",
+    "Linearisation",
     "Neighbours",
     "RiseAndFall",
     "align",
+    "align_with",
     "best_numbers",
     "combined_key_query",
     "compare_layers",
@@ -54,6 +64,8 @@ __all__ = [
     "interpolate",
     "jacobian_norms",
     "key_query_scale",
+    "linearisations",
+    "linearise",
     "match_gauge",
     "mean_attention",
     "neighbours",

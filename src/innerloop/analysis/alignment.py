@@ -15,6 +15,8 @@ Every measure can be taken at any step of the trajectory: ``step=0`` compares wh
 first layer, ``step=-1`` (the default) what they predict in the end.
 """
 
+from collections.abc import Sequence
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -25,6 +27,13 @@ from innerloop.problem import Learner, Prediction, Problem
 from innerloop.tasks import Sample
 
 
+class Linearisation(eqx.Module):
+    """What a learner says at the query of a task, and how that changes with the query."""
+
+    prediction: Float[Array, "*tasks output_size"]
+    sensitivity: Float[Array, "*tasks output_size input_size"]
+
+
 class Alignment(eqx.Module):
     """Means over tasks of the three measures; see the module's docstring."""
 
@@ -33,17 +42,34 @@ class Alignment(eqx.Module):
     prediction_difference: Float[Array, "*batch"]
 
 
-def sensitivity(learner: Learner, problem: Problem, *, step: int = -1) -> Float[Array, "output_size input_size"]:
-    """Derivative of the prediction with respect to the query input, after the given step of the trajectory.
+def linearise(learner: Learner, problem: Problem, *, step: int = -1) -> Linearisation:
+    """Prediction and sensitivity after the given step of the trajectory.
 
     Raises:
         ValueError: if the trajectory has no such step.
     """
 
     def prediction(query_input):
-        return _at(step, learner(Problem(problem.context_inputs, problem.context_targets, query_input)))
+        value = _at(step, learner(Problem(problem.context_inputs, problem.context_targets, query_input)))
+        return value, value
 
-    return jax.jacrev(prediction)(problem.query_input)
+    sensitivity, value = jax.jacrev(prediction, has_aux=True)(problem.query_input)
+    return Linearisation(value, sensitivity)
+
+
+def sensitivity(learner: Learner, problem: Problem, *, step: int = -1) -> Float[Array, "output_size input_size"]:
+    """Derivative of the prediction with respect to the query input, after the given step of the trajectory.
+
+    Raises:
+        ValueError: if the trajectory has no such step.
+    """
+    return linearise(learner, problem, step=step).sensitivity
+
+
+@eqx.filter_jit
+def linearisations(learner: Learner, samples: Sample, *, step: int = -1) -> Linearisation:
+    """A learner's linearisation in every task; what many others are to be compared with has to be found once only."""
+    return over_tasks(lambda sample: linearise(learner, sample.problem, step=step), samples)
 
 
 @eqx.filter_jit
@@ -59,17 +85,37 @@ def align(
         step: which entry of the learner's trajectory to compare.
         other_step: which entry of the other's; None means the same.
     """
-    pairs = ((learner, step), (other, step if other_step is None else other_step))
+    theirs = linearisations(other, samples, step=step if other_step is None else other_step)
+    (alignment,) = align_with([theirs], learner, samples, step=step)
+    return alignment
 
-    def one_task(sample: Sample) -> Alignment:
-        ours, theirs = (sensitivity(one, sample.problem, step=step) for one, step in pairs)
-        norms = jnp.linalg.norm(ours) * jnp.linalg.norm(theirs)
-        is_defined = norms > 0  # a learner that ignores the query is aligned with nothing
-        cosine = jnp.where(is_defined, jnp.sum(ours * theirs) / jnp.where(is_defined, norms, jnp.ones_like(norms)), 0)
-        predictions = [_at(step, one(sample.problem)) for one, step in pairs]
-        return Alignment(cosine, jnp.linalg.norm(ours - theirs), jnp.linalg.norm(predictions[0] - predictions[1]))
 
-    return jax.tree.map(jnp.mean, over_tasks(one_task, samples))
+@eqx.filter_jit
+def align_with(
+    others: Sequence[Linearisation], learner: Learner, samples: Sample, *, step: int = -1
+) -> list[Alignment]:
+    """Compares a learner with others, of whom the `linearisations` on the same tasks are known.
+
+    Args:
+        others: their linearisations.
+        learner: who is compared with each of them.
+        samples: the tasks, along the leading axis.
+        step: which entry of the learner's trajectory to compare.
+    """
+    ours = linearisations(learner, samples, step=step)
+    return [jax.tree.map(jnp.mean, jax.vmap(_compare)(ours, theirs)) for theirs in others]
+
+
+def _compare(ours: Linearisation, theirs: Linearisation) -> Alignment:
+    """The three measures in one task."""
+    norms = jnp.linalg.norm(ours.sensitivity) * jnp.linalg.norm(theirs.sensitivity)
+    is_defined = norms > 0  # a learner that ignores the query is aligned with nothing
+    product = jnp.sum(ours.sensitivity * theirs.sensitivity)
+    return Alignment(
+        jnp.where(is_defined, product / jnp.where(is_defined, norms, jnp.ones_like(norms)), 0),
+        jnp.linalg.norm(ours.sensitivity - theirs.sensitivity),
+        jnp.linalg.norm(ours.prediction - theirs.prediction),
+    )
 
 
 def _at(step: int, prediction: Prediction) -> Float[Array, " output_size"]:

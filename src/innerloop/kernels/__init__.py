@@ -4,6 +4,7 @@ from innerloop.kernels.expected import expected_kernel
 from innerloop.kernels.kernel import (
     Kernel,
     batch_loss,
+    held_out_loss,
     jax_kernel,
     path_instruction_set,
     training_kernel,
@@ -14,6 +15,7 @@ __all__ = [
     "Kernel",
     "batch_loss",
     "expected_kernel",
+    "held_out_loss",
     "jax_kernel",
     "path_instruction_set",
     "training_kernel",

@@ -68,6 +68,27 @@ def training_kernel(
     return jax_kernel(config, tokens, task, batch_size, is_fixed=is_fixed) if native is None else native
 
 
+def held_out_loss(
+    config: StackConfig, tokens: Tokens, task: Task, num_tasks: int
+) -> Callable[[StackWeights, Batch], Float[Array, ""]]:
+    """The loss on a family's given tasks, by the implementation that `training_kernel` chooses.
+
+    The native one makes a gradient as well, and is still several times as fast as what XLA makes of the loss alone.
+
+    Args:
+        config: the stack's architecture.
+        tokens: the tokeniser.
+        task: the family.
+        num_tasks: how many tasks will be given.
+    """
+    from innerloop.kernels.native import native_kernel
+
+    native = native_kernel(config, tokens, task, num_tasks, is_fixed=True)
+    if native is None:
+        return lambda weights, batch: batch_loss(config, tokens, weights, batch, task.prediction_loss)
+    return lambda weights, batch: native.loss_and_gradient(weights, batch)[0]
+
+
 def training_path(config: StackConfig, tokens: Tokens, loss: PredictionLoss = "half_squared_error") -> str:
     """The `Kernel.path` that `training_kernel` would choose now for a family's loss, without building it."""
     from innerloop.kernels.native import is_chosen

@@ -1,7 +1,7 @@
 """The native kernel: loss and gradient of a batch in one call to C++ (its sources are in ``native/``).
 
-It serves, in single precision on CPUs and for the half squared error, stacks of attention of any kind with or without
-LayerNorm (`serves_stack`) on concatenated and alternating tokens, and one linear layer on embedded tokens
+It serves, in single precision on CPUs, stacks of attention of any kind with or without LayerNorm (`serves_stack`) on
+concatenated and alternating tokens, and for the half squared error one linear layer on embedded tokens
 (`serves_embedded_layer`). For the former, linear regression on uniform inputs is sampled inside the call, from the very
 words that `LinearRegression.draw` would use; otherwise, and for a fixed training set, the call is handed batches that
 JAX made. See ``docs/native.md``.
@@ -14,7 +14,7 @@ import math
 import zlib
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -80,6 +80,7 @@ def native_kernel(
         options = stack_options(config, key_size=weights.attention.W_K.shape[-2]) | {
             "layout": np.int32(_LAYOUTS[layout.kind]),
             "content_size": np.int32(layout.content_size),
+            "loss": np.int32(_LOSSES.index(task.prediction_loss)),
             "num_threads": np.int32(num_threads),
             "instruction_set": instruction_set,
         }
@@ -100,7 +101,7 @@ def is_chosen(config: StackConfig, tokens: Tokens, loss: PredictionLoss = "half_
     wanted = is_wanted()
     is_served = (
         jnp.result_type(float) == jnp.float32
-        and loss == "half_squared_error"
+        and (serves_stack(config) or loss == "half_squared_error")
         and jax.default_backend() == "cpu"
         and (_has_given_codes(tokens) if serves_stack(config) else serves_embedded_layer(config))
         and (serves_stack(config) or isinstance(tokens, ConcatenatedTokens))
@@ -136,6 +137,7 @@ class _Layout(NamedTuple):
 
 # The native code's numbers.
 _LAYOUTS = {"pairs": 0, "alternating": 1, "given": 2}
+_LOSSES = get_args(PredictionLoss)
 
 
 def _has_given_codes(tokens: Tokens) -> bool:

@@ -36,7 +36,7 @@ from innerloop.runs import name_of
 from innerloop.store import RunFolder
 from innerloop.tasks import LinearRegression
 from innerloop.tokens import ConcatenatedTokens
-from innerloop.training import Recipe, held_out_batch, numerics, recipe_path, train
+from innerloop.training import Recipe, held_out_batch, numerics, recipe_held_out_loss, recipe_path, train
 
 # Steps per timed chunk: enough that sending off a program does not count, few enough that JAX's deep stacks are quick.
 _STEPS = {"native": 40, "jax": 8, "exact": 8}
@@ -226,8 +226,7 @@ def _timed(kind: Recipe, path: str) -> Speed:
     started = time.perf_counter()
     with numerics(kind):
         batch = held_out_batch(kind)
-        loss = kind.task.prediction_loss
-        evaluate = jax.jit(lambda weights, batch: batch_loss(kind.model, kind.tokens(), weights, batch, loss))
+        evaluate = jax.jit(recipe_held_out_loss(kind))
         jax.block_until_ready(evaluate(weights, batch))
         set_up += time.perf_counter() - started
         measurement = min(_seconds(lambda: evaluate(weights, batch)) for _ in range(2))

@@ -11,7 +11,7 @@ frozen at its last finite weights and reported with its step; the other seeds go
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from typing import Any, NamedTuple, cast
 
@@ -22,7 +22,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from innerloop.kernels import Kernel, batch_loss, expected_kernel, training_kernel, training_path
+from innerloop.kernels import Kernel, batch_loss, expected_kernel, held_out_loss, training_kernel, training_path
 from innerloop.keys import named_key, root_key
 from innerloop.models import StackWeights
 from innerloop.tasks import Batch
@@ -151,6 +151,14 @@ def recipe_path(recipe: Recipe) -> str:
     )
 
 
+def recipe_held_out_loss(recipe: Recipe) -> Callable[[StackWeights, Batch], Float[Array, ""]]:
+    """The loss of a recipe's stack on its held-out tasks, by the implementation that trains it."""
+    config, tokens, task = recipe.model, recipe.tokens(), recipe.task
+    if recipe.loss == "expected":  # trained in JAX, always
+        return lambda weights, batch: batch_loss(config, tokens, weights, batch, task.prediction_loss)
+    return held_out_loss(config, tokens, task, recipe.evaluation_tasks)
+
+
 def _seed_keys(recipe: Recipe):
     return jnp.stack([root_key(seed) for seed in recipe.seeds])
 
@@ -183,17 +191,19 @@ def compiler_options() -> dict[str, str]:
 
 def _measure(recipe: Recipe, state: TrainingState, evaluation_batch: Batch) -> Measurement:
     unknown = jnp.full(len(recipe.seeds), jnp.nan, dtype=recipe.dtype)
-    losses, weights = _compiled_evaluation(recipe)(state.parameters, evaluation_batch)
+    losses, weights = _compiled_evaluation(recipe, recipe_path(recipe))(state.parameters, evaluation_batch)
     return Measurement(state.step, unknown, unknown, losses, weights)
 
 
 @lru_cache(maxsize=64)
-def _compiled_evaluation(recipe: Recipe):
-    tokens = recipe.tokens()
+def _compiled_evaluation(recipe: Recipe, path: str):
+    """The measurement of untrained weights; ``path`` as for a chunk."""
+    assert recipe_path(recipe) == path
+    loss = recipe_held_out_loss(recipe)
 
     def one_seed(batch, parameters):
         weights = stack_weights(recipe, parameters)
-        return batch_loss(recipe.model, tokens, weights, batch, recipe.task.prediction_loss), weights
+        return loss(weights, batch), weights
 
     return jax.jit(lambda parameters, batch: over_seeds(partial(one_seed, batch), parameters))
 
@@ -219,6 +229,7 @@ def _compiled_chunk(recipe: Recipe, length: int, path: str):
     grid = _grid(recipe)
     kernel = share_tasks(recipe_kernel(recipe), grid.tasks)
     assert kernel.path == path
+    evaluation_loss = recipe_held_out_loss(recipe)
     optimizer = make_optimizer(recipe)
 
     def take_step(parameters: Any, optimizer_state, diverged_at, draw, step):
@@ -263,10 +274,7 @@ def _compiled_chunk(recipe: Recipe, length: int, path: str):
         carry = (parameters, optimizer_state, diverged_at, kernel.prepare(stream, first_step))
         (parameters, optimizer_state, diverged_at, _), (losses, norms) = jax.lax.scan(body, carry, steps)
         weights = stack_weights(recipe, parameters)
-        evaluation_loss = batch_loss(
-            recipe.model, recipe.tokens(), weights, evaluation_batch, recipe.task.prediction_loss
-        )
-        measured = jnp.stack([jnp.mean(losses), jnp.mean(norms), evaluation_loss])
+        measured = jnp.stack([jnp.mean(losses), jnp.mean(norms), evaluation_loss(weights, evaluation_batch)])
         measured = jnp.where(diverged_at < 0, measured, jnp.nan)
         return parameters, optimizer_state, diverged_at, weights, measured
 

@@ -25,7 +25,7 @@ from innerloop.algorithms import (
 )
 from innerloop.analysis import align, best_numbers, key_query_scale, task_accuracies, trajectory_losses
 from innerloop.experiments.against_descent import FirstPairs
-from innerloop.experiments.along_training import alignments, curve_points, snapshot
+from innerloop.experiments.along_training import alignment_curves, alignments, curve_points, snapshot
 from innerloop.experiments.classification.setting import LINEAR
 from innerloop.experiments.experiment import Preset, Stage, Variables
 from innerloop.experiments.lineup import Lineup, mean_loss
@@ -165,12 +165,10 @@ def _permuted(run: Run, held_out: Sample) -> Variables:
 def _alignment(run: Run, algorithms: dict[str, Learner], held_out: Sample, sizes: Sizes) -> Variables:
     """Cosines of centred logits' sensitivities with the algorithms, along training and in the end."""
     others, few = [algorithms[name] for name in ALGORITHMS], _first(held_out, sizes.curve_tasks)
-    curves = [
-        alignments(CentredLogits(snapshot(run, int(index))), others, few)["cosine"] for index in curve_points(run)
-    ]
+    snapshots = (CentredLogits(snapshot(run, int(index))) for index in curve_points(run))
     units = {"units": "cosine of sensitivities, mean over tasks"}
     return {
-        "cosine": (("curve_step", "algorithm", "seed"), np.stack(curves), units),
+        "cosine": (("curve_step", "algorithm", "seed"), alignment_curves(snapshots, others, few)["cosine"], units),
         "final_cosine": (
             ("algorithm", "seed"),
             alignments(CentredLogits(run.transformers()), others, held_out)["cosine"],

@@ -55,7 +55,7 @@ class Sizes(NamedTuple):
 SIZES: dict[Preset, Sizes] = {
     "smoke": Sizes(5, 100, 100),
     "quick": Sizes(101, 500, 2000),
-    "paper": Sizes(301, 1000, 5000),
+    "paper": Sizes(151, 1000, 2000),
 }
 COPYING_STACKS = (MAIN, PERMUTED)
 """Whose final attention and Jacobians are measured: the stack in question and its control."""

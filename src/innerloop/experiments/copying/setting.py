@@ -19,7 +19,8 @@ _QUICK_SIZE = 5
 
 def recipes(preset: Preset, num_seeds: int | None) -> dict[str, Recipe]:
     """The recipe of Fig 5; with linear attention in both layers; with positions shuffled anew for every task."""
-    main = published_alternating(seeds=tuple(range(num_seeds or (2 if preset == "smoke" else 5))))
+    # Seeds that get there do so within 8000 steps (docs/deviations.md).
+    main = published_alternating(seeds=tuple(range(num_seeds or (2 if preset == "smoke" else 5))), num_steps=15_000)
     if preset != "paper":
         main = dataclasses.replace(
             main,

@@ -11,11 +11,10 @@
 
 from typing import NamedTuple
 
-import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
-from innerloop.analysis import over_tasks, sensitivity
+from innerloop.analysis import linearisations
 from innerloop.experiments.along_training import MEASURES
 from innerloop.experiments.lineup import Lineup
 from innerloop.problem import Learner
@@ -59,6 +58,6 @@ def _norm(matrices: np.ndarray) -> np.ndarray:
     return np.linalg.norm(matrices, axis=(-2, -1))
 
 
-@eqx.filter_jit
 def _respond(learner: Learner, samples: Sample):
-    return over_tasks(lambda one: (learner(one.problem).value, sensitivity(learner, one.problem)), samples)
+    found = linearisations(learner, samples)
+    return found.prediction, found.sensitivity

@@ -23,7 +23,7 @@ from innerloop.analysis import (
     trajectory_losses,
 )
 from innerloop.exact import context_spectra, gradient_descent_losses, one_step_loss, trivial_loss
-from innerloop.experiments.along_training import align_seeds, snapshot
+from innerloop.experiments.along_training import align_seeds, alignment_curves, snapshot
 from innerloop.experiments.experiment import Variables
 from innerloop.experiments.lineup import Lineup, mean_loss
 from innerloop.experiments.one_layer.setting import MAIN, Setting, descend, setting
@@ -47,19 +47,20 @@ _HALF_SQUARED_ERROR = {"units": "half squared error, mean over tasks"}
 def training_curves(run: Run, here: Setting, num_tasks: int) -> Variables:
     """Fig 2 a and b: loss and alignment with gradient descent along training."""
     tasks = jax.tree.map(lambda leaf: leaf[:num_tasks], here.held_out)
-    measured = [align_seeds(snapshot(run, index), here.descent, tasks) for index in range(run.metrics.sizes["step"])]
+    snapshots = (snapshot(run, index) for index in range(run.metrics.sizes["step"]))
+    curves = {name: values[:, 0] for name, values in alignment_curves(snapshots, [here.descent], tasks).items()}
     axes = ("step", "seed")
     return {
         "loss": (axes, run.metrics["evaluation_loss"].values, _HALF_SQUARED_ERROR),
-        "cosine": (axes, np.stack([one.cosine for one in measured]), {"units": "mean cosine of sensitivities"}),
+        "cosine": (axes, curves["cosine"], {"units": "mean cosine of sensitivities"}),
         "model_difference": (
             axes,
-            np.stack([one.model_difference for one in measured]),
+            curves["model_difference"],
             {"units": "mean norm of the sensitivities' difference"},
         ),
         "prediction_difference": (
             axes,
-            np.stack([one.prediction_difference for one in measured]),
+            curves["prediction_difference"],
             {"units": "mean absolute difference of predictions"},
         ),
     }

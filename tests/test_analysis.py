@@ -13,9 +13,11 @@ from helpers import random_problem, random_weights
 from innerloop.algorithms import GradientDescent, Ridge, Trivial
 from innerloop.analysis import (
     align,
+    align_with,
     fix_gauge,
     interpolate,
     key_query_scale,
+    linearisations,
     over_learners,
     read_layers,
     roll_out,
@@ -25,6 +27,7 @@ from innerloop.analysis import (
     trajectory_losses,
 )
 from innerloop.constructions import gradient_descent_transformer, gradient_descent_weights
+from innerloop.experiments.along_training import MEASURES, alignment_curves, alignments
 from innerloop.keys import root_key
 from innerloop.models import StackConfig, Transformer, products
 from innerloop.problem import from_callable
@@ -164,6 +167,32 @@ def test_alignment_at_a_step_of_the_trajectory():
     np.testing.assert_allclose(np.transpose(ours), expected, rtol=1e-11)
     np.testing.assert_allclose(ours[0][:2], [-1, 3 * np.linalg.norm(W0)], rtol=1e-12)
     assert np.abs(np.diff(ours, axis=0)).min() > 1e-3
+
+
+def test_alignment_with_several_others():
+    """Whose linearisations are found once: the same numbers, in their order."""
+    samples, learner = random_samples(6), LEARNERS["three-steps"]()
+    others = [LEARNERS[name]() for name in ("ridge", "transformer", "descent")]
+    for step in (1, -1):
+        together = align_with([linearisations(other, samples) for other in others], learner, samples, step=step)
+        each = [align(learner, other, samples, step=step, other_step=-1) for other in others]
+        np.testing.assert_allclose(*([measures(one) for one in found] for found in (together, each)), rtol=1e-12)
+    found = linearisations(learner, samples)
+    np.testing.assert_allclose(found.prediction, predict(learner, samples.problem).value, rtol=1e-12)
+
+
+def test_alignment_of_seeds_along_training():
+    """(moment, algorithm, seed), each as by itself."""
+    samples, algorithms = random_samples(6), [GradientDescent(RATE), Ridge(PENALTY)]
+    moments = [[transformer(3 * moment + seed) for seed in range(3)] for moment in range(2)]
+    stacked = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *seeds) for seeds in moments]
+    curves = alignment_curves(stacked, algorithms, samples)
+    for moment, seeds in enumerate(moments):
+        expected = np.asarray([[measures(align(one, other, samples)) for one in seeds] for other in algorithms])
+        at_once = alignments(stacked[moment], algorithms, samples)
+        for index, name in enumerate(MEASURES):
+            np.testing.assert_allclose(curves[name][moment], expected[..., index], rtol=1e-12)
+            np.testing.assert_allclose(at_once[name], expected[..., index], rtol=1e-12)
 
 
 def test_alignment_before_any_step_from_zero():

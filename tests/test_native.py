@@ -390,6 +390,25 @@ def test_training_follows_a_mode_that_changes(monkeypatch):
     assert os.environ["INNERLOOP_NATIVE"] == "required"
 
 
+def test_held_out_losses_come_from_the_path_that_trains():
+    """Sampled training measures natively; exact training in JAX, so that its bits do not depend on what is built."""
+    sampled = Recipe(num_steps=2, evaluation_interval=1, batch_size=8, evaluation_tasks=999, seeds=(0,))
+    for recipe in (sampled, dataclasses.replace(sampled, loss="expected")):
+        native_losses, losses = [], {}
+        for mode in ("required", "off"):
+            with native_library.using(mode):
+                measurements = [measurement for _, measurement in loop.train(recipe)]
+                losses[mode] = [float(measurement.evaluation_loss[0]) for measurement in measurements]
+                if mode == "required":
+                    kernel = native.native_kernel(recipe.model, recipe.tokens(), recipe.task, 999, is_fixed=True)
+                    batch, of_batch = loop.held_out_batch(recipe), jax.jit(kernel.loss_and_gradient)
+                    seeds = [jax.tree.map(lambda leaf: leaf[0], measurement.weights) for measurement in measurements]
+                    native_losses = [float(of_batch(weights, batch)[0]) for weights in seeds]
+        np.testing.assert_allclose(losses["required"], losses["off"], rtol=1e-5)
+        assert losses["required"] == (native_losses if recipe.loss == "sampled" else losses["off"])
+        assert losses["off"] != native_losses
+
+
 def test_bad_mode(monkeypatch):
     monkeypatch.setenv("INNERLOOP_NATIVE", "bad")
     with pytest.raises(ValueError, match="INNERLOOP_NATIVE must be one of required, auto, off, got 'bad'"):

@@ -176,10 +176,11 @@ def test_cross_entropy(name, instruction_set):
     assert_correct(config, tokens, task, 35, weights_for(config, tokens, task), instruction_set=instruction_set)
 
 
-@pytest.mark.parametrize("size", [3.0, 30.0])
-def test_cross_entropy_of_sharp_logits(size):
-    """Probabilities near 0 and 1, and logits whose exponentials would overflow."""
-    config, tokens = StackConfig(attention=("softmax",)), ConcatenatedTokens()
+@pytest.mark.parametrize(("size", "token_clip"), [(3.0, None), (30.0, None), (3.0, 0.3)])
+@pytest.mark.parametrize("attention", ["linear", "softmax"])
+def test_cross_entropy_of_sharp_logits(attention, size, token_clip):
+    """Probabilities near 0 and 1, logits whose exponentials would overflow, and logits that reach the clip."""
+    config, tokens = StackConfig(attention=(attention,), token_clip=token_clip), ConcatenatedTokens()
     task = LinearClassification(input_size=3, output_size=4, context_length=7)
     weights = weights_for(config, tokens, task)
     attention = dataclasses.replace(weights.attention, P=size**3 * weights.attention.P)

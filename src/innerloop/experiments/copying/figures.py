@@ -45,7 +45,7 @@ def _training(data: xr.Dataset) -> Figure:
         title="sensitivity of layer 1 (sum over outputs)", xlabel="training steps", ylabel="norm of gradient"
     )
     sensitivity.set_ylim(0, 1.15 * max(float(data["sensitivity"].max()), PUBLISHED_SENSITIVITIES["own"]))
-    sensitivity.legend(fontsize=7, loc="center right")
+    sensitivity.legend(fontsize=7, loc="upper right")
     shares = data["sensitivity"]
     difference = shares.sel(share="next") - shares.sel(share="other_than_next")
     _every_seed(net, difference, "curve_step", {"color": "#D55E00", "label": "next minus others"})

@@ -28,7 +28,12 @@ from innerloop.tasks import Sample
 
 
 class Linearisation(eqx.Module):
-    """What a learner says at the query of a task, and how that changes with the query."""
+    """What a learner says at the query of a task, and how that changes with the query.
+
+    Attributes:
+        prediction: yhat.
+        sensitivity: g = d yhat / d x_q.
+    """
 
     prediction: Float[Array, "*tasks output_size"]
     sensitivity: Float[Array, "*tasks output_size input_size"]
@@ -43,7 +48,12 @@ class Alignment(eqx.Module):
 
 
 def linearise(learner: Learner, problem: Problem, *, step: int = -1) -> Linearisation:
-    """Prediction and sensitivity after the given step of the trajectory.
+    """Prediction and sensitivity in one problem, from one pass forward and one back per output.
+
+    Args:
+        learner: who predicts.
+        problem: the problem.
+        step: which entry of the learner's trajectory is meant.
 
     Raises:
         ValueError: if the trajectory has no such step.
@@ -68,7 +78,16 @@ def sensitivity(learner: Learner, problem: Problem, *, step: int = -1) -> Float[
 
 @eqx.filter_jit
 def linearisations(learner: Learner, samples: Sample, *, step: int = -1) -> Linearisation:
-    """A learner's linearisation in every task; what many others are to be compared with has to be found once only."""
+    """A learner's linearisation in every task; what many others are to be compared with has to be found once only.
+
+    Args:
+        learner: who predicts.
+        samples: the tasks, along the leading axis, which becomes that of the result.
+        step: which entry of the learner's trajectory is meant.
+
+    Raises:
+        ValueError: if the trajectory has no such step.
+    """
     return over_tasks(lambda sample: linearise(learner, sample.problem, step=step), samples)
 
 
@@ -101,6 +120,12 @@ def align_with(
         learner: who is compared with each of them.
         samples: the tasks, along the leading axis.
         step: which entry of the learner's trajectory to compare.
+
+    Returns:
+        One alignment for each of the others, in their order.
+
+    Raises:
+        ValueError: if the trajectory has no such step.
     """
     ours = linearisations(learner, samples, step=step)
     return [jax.tree.map(jnp.mean, jax.vmap(_compare)(ours, theirs)) for theirs in others]

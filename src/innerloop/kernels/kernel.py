@@ -69,13 +69,15 @@ def training_kernel(
 
 
 def held_out_loss(
-    config: StackConfig, tokens: Tokens, task: Task, num_tasks: int
+    path: str, config: StackConfig, tokens: Tokens, task: Task, num_tasks: int
 ) -> Callable[[StackWeights, Batch], Float[Array, ""]]:
-    """The loss on a family's given tasks, by the implementation that `training_kernel` chooses.
+    """``(weights, tasks) -> loss``, the family's, mean over given tasks, by the code of a `Kernel.path`.
 
-    The native one makes a gradient as well, and is still several times as fast as what XLA makes of the loss alone.
+    The native code makes a gradient as well, and is still several times as fast as what XLA makes of the loss alone.
+    All other paths are JAX's, the exact one too: their bits do not depend on what is built.
 
     Args:
+        path: of the kernel that trains.
         config: the stack's architecture.
         tokens: the tokeniser.
         task: the family.
@@ -83,9 +85,10 @@ def held_out_loss(
     """
     from innerloop.kernels.native import native_kernel
 
-    native = native_kernel(config, tokens, task, num_tasks, is_fixed=True)
-    if native is None:
+    if path != "native":
         return lambda weights, batch: batch_loss(config, tokens, weights, batch, task.prediction_loss)
+    native = native_kernel(config, tokens, task, num_tasks, is_fixed=True)
+    assert native is not None
     return lambda weights, batch: native.loss_and_gradient(weights, batch)[0]
 
 

@@ -22,7 +22,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from innerloop.kernels import Kernel, batch_loss, expected_kernel, held_out_loss, training_kernel, training_path
+from innerloop.kernels import Kernel, expected_kernel, held_out_loss, training_kernel, training_path
 from innerloop.keys import named_key, root_key
 from innerloop.models import StackWeights
 from innerloop.tasks import Batch
@@ -152,11 +152,8 @@ def recipe_path(recipe: Recipe) -> str:
 
 
 def recipe_held_out_loss(recipe: Recipe) -> Callable[[StackWeights, Batch], Float[Array, ""]]:
-    """The loss of a recipe's stack on its held-out tasks, by the implementation that trains it."""
-    config, tokens, task = recipe.model, recipe.tokens(), recipe.task
-    if recipe.loss == "expected":  # trained in JAX, always
-        return lambda weights, batch: batch_loss(config, tokens, weights, batch, task.prediction_loss)
-    return held_out_loss(config, tokens, task, recipe.evaluation_tasks)
+    """``(weights, held-out tasks) -> loss`` of a recipe, by the path that would train it now."""
+    return held_out_loss(recipe_path(recipe), recipe.model, recipe.tokens(), recipe.task, recipe.evaluation_tasks)
 
 
 def _seed_keys(recipe: Recipe):

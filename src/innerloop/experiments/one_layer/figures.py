@@ -39,8 +39,8 @@ def _figure_2(data: xr.Dataset) -> Figure:
     _loss_curves(loss, data)
     alignment_panel(alignment, data, x="step", title="(b) alignment with GD")
     learner_lines(lengths, data["sweep_loss"], _SHOWN, x="context_length", over="sweep_seed", by="learner")
-    lengths.set(title="(c) several N = n_i", xlabel="N = n_i", ylabel="loss", xticks=data["context_length"].values)
-    lengths.set(yscale="log")  # a seed in another solution may have a hundred times the loss
+    lengths.set(title="(c) several N = n_i", xlabel="N = n_i", xticks=data["context_length"].values)
+    lengths.set(ylabel="loss", yscale="log")  # a seed in another solution may have a hundred times the loss
     lengths.legend()
     shift_panel(inputs, data["input_scale_loss"], _SHOWN, "input_scale", "(d) scaled inputs", INPUTS_AXIS)
     seeds, sweep = data.sizes["seed"], data.sizes["sweep_seed"]

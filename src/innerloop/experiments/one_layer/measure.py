@@ -42,28 +42,23 @@ LARGEST_LOSS = 1e30
 """Losses are capped here in means, so that a task that diverges beyond float32 counts as this."""
 
 _HALF_SQUARED_ERROR = {"units": "half squared error, mean over tasks"}
+_ALIGNMENT_UNITS = {
+    "cosine": "mean cosine of sensitivities",
+    "model_difference": "mean norm of the sensitivities' difference",
+    "prediction_difference": "mean absolute difference of predictions",
+}
 
 
 def training_curves(run: Run, here: Setting, num_tasks: int) -> Variables:
     """Fig 2 a and b: loss and alignment with gradient descent along training."""
     tasks = jax.tree.map(lambda leaf: leaf[:num_tasks], here.held_out)
     snapshots = (snapshot(run, index) for index in range(run.metrics.sizes["step"]))
-    curves = {name: values[:, 0] for name, values in alignment_curves(snapshots, [here.descent], tasks).items()}
+    curves = alignment_curves(snapshots, [here.descent], tasks)
     axes = ("step", "seed")
-    return {
-        "loss": (axes, run.metrics["evaluation_loss"].values, _HALF_SQUARED_ERROR),
-        "cosine": (axes, curves["cosine"], {"units": "mean cosine of sensitivities"}),
-        "model_difference": (
-            axes,
-            curves["model_difference"],
-            {"units": "mean norm of the sensitivities' difference"},
-        ),
-        "prediction_difference": (
-            axes,
-            curves["prediction_difference"],
-            {"units": "mean absolute difference of predictions"},
-        ),
-    }
+    variables: Variables = {"loss": (axes, run.metrics["evaluation_loss"].values, _HALF_SQUARED_ERROR)}
+    for name, units in _ALIGNMENT_UNITS.items():
+        variables[name] = (axes, curves[name][:, 0], {"units": units})
+    return variables
 
 
 def final_comparison(here: Setting) -> Variables:

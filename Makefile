@@ -8,13 +8,15 @@ NATIVE := $(wildcard native/CMakeLists.txt native/src/*)
 OUT    ?= results
 PRESET ?= quick
 EXPERIMENT ?= one-layer
+JOBS   ?= 1
 
 .PHONY: help setup reproduce test test-slow check format bench docs clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make reproduce   train, measure and draw the paper's Figure 2 into $(OUT)/one-layer"
-	@echo "                 (PRESET=smoke|quick|paper, EXPERIMENT=two-layer|five-layer|..; 'innerloop list' has them all)"
+	@echo "                 (PRESET=smoke|quick|paper, EXPERIMENT=two-layer|..|all; 'innerloop list' has them all;"
+	@echo "                 EXPERIMENT='two-layer sine' JOBS=2: several, two at a time)"
 	@echo "make test        run the tests"
 	@echo "make test-slow   run the slow scientific checks"
 	@echo "make check       lint and type-check (ruff, pyright)"
@@ -30,7 +32,7 @@ $(READY): pyproject.toml $(NATIVE)
 	@touch $(READY)
 
 reproduce: setup
-	$(BIN)/innerloop reproduce $(EXPERIMENT) --preset $(PRESET) --out $(OUT)
+	$(BIN)/innerloop reproduce $(EXPERIMENT) --preset $(PRESET) --out $(OUT) --jobs $(JOBS)
 
 test: setup
 	$(BIN)/python -m pytest -n auto --dist loadscope

@@ -15,7 +15,7 @@ from importlib import metadata
 
 _COMMANDS = {
     "list": "the experiments, with the question that each asks",
-    "reproduce": "train, measure, judge and draw one experiment",
+    "reproduce": "train, measure, judge and draw experiments",
     "train": "train any recipe given on the command line or in a file",
     "show": "what a stored run says: recipe, losses, weights",
     "doctor": "which code trains on this machine, and whether it computes correctly",

@@ -42,6 +42,8 @@ from innerloop.training import Recipe, held_out_batch, numerics, recipe_held_out
 _STEPS = {"native": 40, "jax": 8, "exact": 8}
 # Relative cost of a random word, in floating-point operations; only used to scale one kind's time to another's.
 _OPERATIONS_PER_WORD = 20
+# Of the native kernels on two cores with AVX-512.
+_OPERATIONS_PER_SECOND = 1.5e11
 # Of `_fixed_program` on two quiet cores with AVX-512.
 _REFERENCE_SECONDS = 0.6
 
@@ -122,6 +124,13 @@ def estimate(
         note("this machine")
         analysis *= slowness()
     return Estimate(training, labels, analysis)
+
+
+def rough_seconds(experiment: Experiment, preset: Preset, num_seeds: int | None = None) -> float:
+    """About how long an experiment takes on two quiet cores, without timing anything: good to tell long from short."""
+    recipes = experiment.recipes(preset, num_seeds).values()
+    training = sum(_work(recipe) * len(recipe.seeds) for recipe in recipes) / _OPERATIONS_PER_SECOND
+    return training + experiment.analysis_seconds.get(preset, 0.0)
 
 
 def speed(recipe: Recipe) -> Speed:

@@ -25,6 +25,7 @@ def reproduce(
     seeds: int | None = None,
     out: Path = Path("results"),
     jobs: int = 1,
+    estimate: bool = True,
     dry_run: bool = False,
     strict: bool = False,
 ) -> int:
@@ -44,6 +45,7 @@ def reproduce(
         out: folder for results and trained models.
         jobs: how many of several experiments run at a time, each on its share of the CPU's cores; leave it at 1 on a
             GPU.
+        estimate: say first how long an experiment will take on this machine, from a few timed steps.
         dry_run: print what would be trained and written, and how long it would take on this machine; do nothing else.
         strict: exit with 1 unless every claim is reproduced.
     """
@@ -61,7 +63,7 @@ def reproduce(
 
     from innerloop import report
 
-    options = {"preset": preset, "num_seeds": seeds, "out": out, "console": Console()}
+    options = {"preset": preset, "num_seeds": seeds, "out": out, "console": Console(), "with_estimate": estimate}
     if len(experiments) == 1:
         claims = report.reproduce(experiments[0], **options)
         return int(strict and not _are_reproduced(claims))

@@ -29,9 +29,15 @@ if TYPE_CHECKING:
 
 
 def reproduce(
-    experiment: Experiment, *, preset: Preset, num_seeds: int | None, out: Path, console: Console
+    experiment: Experiment,
+    *,
+    preset: Preset,
+    num_seeds: int | None,
+    out: Path,
+    console: Console,
+    with_estimate: bool = True,
 ) -> list[Claim]:
-    """Says how long it will take, trains what is not yet trained, analyses, writes results and prints the table.
+    """Trains what is not yet trained, analyses, writes results and prints the table.
 
     Args:
         experiment: what to run.
@@ -39,6 +45,7 @@ def reproduce(
         num_seeds: overrides the preset's number.
         out: folder for results; runs go to its ``runs``.
         console: for bars and tables.
+        with_estimate: time a few steps first, and say how long all will take.
 
     Returns:
         The claims, as written.
@@ -49,9 +56,10 @@ def reproduce(
     folder = out / experiment.name
     ensure_writable(folder)
     ensure_writable(folder / "figures")
-    with notes(console) as note:
-        expected = estimate(experiment, preset, num_seeds, store=out / "runs", note=note)
-    console.print(f"{experiment.name} ({preset}): {expected}", highlight=False)
+    if with_estimate:
+        with notes(console) as note:
+            expected = estimate(experiment, preset, num_seeds, store=out / "runs", note=note)
+        console.print(f"{experiment.name} ({preset}): {expected}", highlight=False)
     started = time.monotonic()
     with progress_bars(console) as bars:
         runs = {

@@ -61,6 +61,7 @@ def reproduce_several(
     out: Path,
     jobs: int,
     console: Console,
+    with_estimate: bool = True,
 ) -> list[Outcome]:
     """Runs ``innerloop reproduce`` for every experiment; one that fails does not stop the others.
 
@@ -72,6 +73,7 @@ def reproduce_several(
         jobs: the most processes at a time. Each gets an equal share of the cores where the system can bind processes to
             cores (Linux does; elsewhere the processes compete for all).
         console: for bars and outcomes.
+        with_estimate: let each say in its log how long it will take.
 
     Returns:
         The outcomes, the longest experiment first.
@@ -84,7 +86,8 @@ def reproduce_several(
     expected = {experiment.name: rough_seconds(experiment, preset, num_seeds) for experiment in experiments}
     order = sorted(experiments, key=lambda experiment: -expected[experiment.name])
     jobs = min(jobs, len(order))
-    options = ["--preset", preset, "--out", str(out), *([] if num_seeds is None else ["--seeds", str(num_seeds)])]
+    options = ["--preset", preset, "--out", str(out), "--estimate" if with_estimate else "--no-estimate"]
+    options += [] if num_seeds is None else ["--seeds", str(num_seeds)]
     running: set[subprocess.Popen] = set()
 
     with several_bars(console, sum(expected.values())) as bars:

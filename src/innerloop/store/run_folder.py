@@ -30,7 +30,7 @@ from innerloop.store.files import (
     write_json,
 )
 
-NUMERICS_VERSION = 3
+NUMERICS_VERSION = 4
 """Changes whenever the same recipe would give other numbers."""
 
 RECIPE, ENVIRONMENT, CHECKPOINT = "recipe.json", "environment.json", "checkpoint.safetensors"

@@ -19,7 +19,7 @@ from typing import ClassVar, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from innerloop.checks import positive_int
 from innerloop.keys import named_key
@@ -35,12 +35,13 @@ class Draw(NamedTuple):
     Attributes:
         inputs: unscaled context inputs and, last along the token axis, the query's.
         weights: W before it is scaled.
-        gumbel: what decides between the classes: argmax(W x + gumbel) is a draw from softmax(W x).
+        uniform: in [0, 1), what decides between the classes: the label is the first whose cumulative probability
+            under softmax(W x) exceeds it.
     """
 
     inputs: Float[Array, "input_size tokens batch"]
     weights: Float[Array, "output_size input_size batch"]
-    gumbel: Float[Array, "output_size context batch"]
+    uniform: Float[Array, "context batch"]
 
 
 class LinearClassification(InputTask):
@@ -68,14 +69,27 @@ class LinearClassification(InputTask):
         """Draws inputs, weights and what decides the labels, each from a stream of its own."""
         inputs = self.draw_inputs(key, batch_size)
         weights = jax.random.normal(named_key(key, "weights"), (self.output_size, self.input_size, batch_size))
-        gumbel = jax.random.gumbel(named_key(key, "labels"), (self.output_size, self.context_length, batch_size))
-        return Draw(inputs, weights, gumbel)
+        uniform = jax.random.uniform(named_key(key, "labels"), (self.context_length, batch_size))
+        return Draw(inputs, weights, uniform)
 
     def assemble(self, draw: Draw) -> Batch:
         """Scales the inputs, draws the context's labels from softmax(W x), and gives the query its probabilities."""
         inputs = self.input_scale * draw.inputs
         weights = self.target_scale * draw.weights
         logits = apply_weights(weights, inputs)
-        labels = jnp.argmax(logits[:, :-1] + draw.gumbel, axis=0)  # (context, batch)
+        labels = _drawn_classes(logits[:, :-1], draw.uniform)
         context = jax.nn.one_hot(labels, self.output_size, axis=0, dtype=logits.dtype)
         return Batch(inputs, jnp.concatenate([context, jax.nn.softmax(logits[:, -1:], axis=0)], axis=1))
+
+
+def _drawn_classes(
+    logits: Float[Array, "classes context batch"], uniform: Float[Array, "context batch"]
+) -> Int[Array, "context batch"]:
+    """The class of the softmax that each uniform number falls on, by inversion of the cumulative sums."""
+    likelihoods = jnp.exp(logits - jnp.max(logits, axis=0))
+    place = uniform * jnp.sum(likelihoods, axis=0)
+    labels, reached = jnp.zeros(uniform.shape, jnp.int32), jnp.zeros_like(uniform)
+    for likelihood in likelihoods[:-1]:  # what is left belongs to the last class, whatever rounding says
+        reached = reached + likelihood
+        labels = labels + (place >= reached).astype(jnp.int32)
+    return labels

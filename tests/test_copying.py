@@ -20,7 +20,7 @@ from innerloop.keys import root_key
 from innerloop.models import EmbeddingWeights, StackConfig, Transformer, initialise, run_stack
 from innerloop.tasks import Batch, LinearRegression, Sample
 from innerloop.tokens import AlternatingTokens, ConcatenatedTokens, Positions
-from innerloop.tokens.alternating import _argsort
+from innerloop.tokens.alternating import _ranks
 from innerloop.training import Recipe, published_alternating
 from innerloop.training.parameters import initial_parameters
 
@@ -110,9 +110,10 @@ def test_permuted_codes():
 
 
 @given(st.lists(st.sampled_from([0, 1, 2, 2**31, 2**32 - 1]), min_size=1, max_size=9))
-def test_order_of_bits(bits):
-    """Equal bits keep their order, so that every position comes exactly once."""
-    np.testing.assert_array_equal(_argsort(jnp.asarray(bits, jnp.uint32)), np.argsort(bits, kind="stable"))
+def test_ranks(words):
+    """Equal words keep their order, so that every position comes exactly once."""
+    order = np.argsort(words, kind="stable")
+    np.testing.assert_array_equal(_ranks(jnp.asarray(words, jnp.uint32)), np.argsort(order))
 
 
 def test_permutation_leaves_the_stream_alone():

@@ -15,11 +15,11 @@
 namespace innerloop {
 
 // Attributes that both kinds of batches have. `attention` has one digit per layer, see Attention; `layout` is a Layout,
-// and `content_size` that of alternating tokens; `loss` is a Loss; `first_norm` is the first layer with LayerNorm.
+// `content_size` and `is_permuted` are of alternating tokens; `loss` is a Loss; `first_norm` is the first layer with LayerNorm.
 // `instruction_set` is "best" but in tests; `num_threads` 0 means all.
 struct Options {
   std::string_view attention;
-  int32_t layout, content_size, loss, query_in_keys, writes_targets_only, is_causal, first_norm, num_threads;
+  int32_t layout, content_size, is_permuted, loss, query_in_keys, writes_targets_only, is_causal, first_norm, num_threads;
   float damping, token_clip, logit_scale;
   std::string_view instruction_set;
 };
@@ -40,7 +40,8 @@ struct Names {
 XLA_FFI_REGISTER_STRUCT_ATTR_DECODING(
     innerloop::Options, xla::ffi::StructMember<std::string_view>("attention"),
     xla::ffi::StructMember<int32_t>("layout"), xla::ffi::StructMember<int32_t>("content_size"),
-    xla::ffi::StructMember<int32_t>("loss"), xla::ffi::StructMember<int32_t>("query_in_keys"), xla::ffi::StructMember<int32_t>("writes_targets_only"),
+    xla::ffi::StructMember<int32_t>("is_permuted"), xla::ffi::StructMember<int32_t>("loss"),
+    xla::ffi::StructMember<int32_t>("query_in_keys"), xla::ffi::StructMember<int32_t>("writes_targets_only"),
     xla::ffi::StructMember<int32_t>("is_causal"), xla::ffi::StructMember<int32_t>("first_norm"),
     xla::ffi::StructMember<int32_t>("num_threads"), xla::ffi::StructMember<float>("damping"),
     xla::ffi::StructMember<float>("token_clip"), xla::ffi::StructMember<float>("logit_scale"),
@@ -138,6 +139,7 @@ ffi::Error run(ffi::ThreadPool& pool, const Options& options, const WeightArrays
   data.layout = layout;
   data.codes = codes.typed_data();
   data.content_size = options.content_size;
+  data.is_permuted = options.is_permuted;
   problem.data = data;
   const size_t layers = problem.num_distinct_layers, size = problem.token_size;
   const bool is_mixed = std::find(attention.begin(), attention.end(), Attention::mixed) != attention.end();

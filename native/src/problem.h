@@ -35,6 +35,7 @@ struct Data {
   // out as the tokens are, with zeros where a token holds no code.
   int content_size;
   const float* codes;  // [num_tokens, token_size]
+  bool is_permuted;    // the context's codes are shuffled in every task
 };
 
 // What makes attention of the scores: nothing, softmax, or share * softmax + (1 - share) * nothing.

@@ -46,6 +46,19 @@ INNERLOOP_INLINE Vector load(const float* from) {
   return vector;
 }
 
+// from[places[lane]] in every lane.
+INNERLOOP_INLINE Vector gather(const float* from, Words places) {
+#if defined(__AVX512F__) && INNERLOOP_LANES == 16
+  return (Vector)_mm512_mask_i32gather_ps(_mm512_setzero_ps(), 0xffff, (__m512i)places, from, 4);
+#elif defined(__AVX2__) && INNERLOOP_LANES == 8
+  return (Vector)_mm256_i32gather_ps(from, (__m256i)places, 4);
+#else
+  Vector gathered;
+  for (int lane = 0; lane < LANES; ++lane) gathered[lane] = from[places[lane]];
+  return gathered;
+#endif
+}
+
 template <class V, class T>
 INNERLOOP_INLINE void store(const V& vector, T* to, int count = LANES) {
   static_assert(sizeof(T) == 4);

@@ -27,8 +27,8 @@ INNERLOOP_INLINE void threefry_round(Words (&left)[COUNT], Words (&right)[COUNT]
   }
 }
 
-template <int A, int B, int C, int D, int COUNT>
-INNERLOOP_INLINE void four_rounds(Words (&left)[COUNT], Words (&right)[COUNT], uint32_t left_key, uint32_t right_key) {
+template <int A, int B, int C, int D, int COUNT, class Part>
+INNERLOOP_INLINE void four_rounds(Words (&left)[COUNT], Words (&right)[COUNT], Part left_key, Part right_key) {
   threefry_round<A>(left, right);
   threefry_round<B>(left, right);
   threefry_round<C>(left, right);
@@ -40,24 +40,32 @@ INNERLOOP_INLINE void four_rounds(Words (&left)[COUNT], Words (&right)[COUNT], u
   }
 }
 
-// words[chain][lane] = word number firsts[chain] + lane of the key's stream.
-template <int COUNT>
-INNERLOOP_INLINE void threefry(Key key, const uint32_t (&firsts)[COUNT], Words (&words)[COUNT]) {
-  const uint32_t third = key.high ^ key.low ^ 0x1BD11BDAu;
-  const Words lanes = lane_numbers() + key.low;
+// Word number counters[chain] of the stream of a key, whose two parts are the same for all lanes or one per lane.
+template <int COUNT, class Part>
+INNERLOOP_INLINE void threefry(Part high, Part low, const Words (&counters)[COUNT], Words (&words)[COUNT]) {
+  const Part third = high ^ low ^ 0x1BD11BDAu;
   Words right[COUNT];
   INNERLOOP_UNROLL
   for (int chain = 0; chain < COUNT; ++chain) {
-    words[chain] = broadcast(key.high);
-    right[chain] = lanes + firsts[chain];
+    words[chain] = Words{} + high;
+    right[chain] = counters[chain] + low;
   }
-  four_rounds<13, 15, 26, 6>(words, right, key.low, third + 1);
-  four_rounds<17, 29, 16, 24>(words, right, third, key.high + 2);
-  four_rounds<13, 15, 26, 6>(words, right, key.high, key.low + 3);
-  four_rounds<17, 29, 16, 24>(words, right, key.low, third + 4);
-  four_rounds<13, 15, 26, 6>(words, right, third, key.high + 5);
+  four_rounds<13, 15, 26, 6>(words, right, low, third + 1);
+  four_rounds<17, 29, 16, 24>(words, right, third, high + 2);
+  four_rounds<13, 15, 26, 6>(words, right, high, low + 3);
+  four_rounds<17, 29, 16, 24>(words, right, low, third + 4);
+  four_rounds<13, 15, 26, 6>(words, right, third, high + 5);
   INNERLOOP_UNROLL
   for (int chain = 0; chain < COUNT; ++chain) words[chain] ^= right[chain];
+}
+
+// words[chain][lane] = word number firsts[chain] + lane of the key's stream.
+template <int COUNT>
+INNERLOOP_INLINE void threefry(Key key, const uint32_t (&firsts)[COUNT], Words (&words)[COUNT]) {
+  Words counters[COUNT];
+  INNERLOOP_UNROLL
+  for (int chain = 0; chain < COUNT; ++chain) counters[chain] = lane_numbers() + firsts[chain];
+  threefry(key.high, key.low, counters, words);
 }
 
 }  // namespace innerloop::INNERLOOP_TARGET

@@ -18,7 +18,12 @@ class TokenReader {
         size_(problem.token_size),
         task_weights_(arena.take(problem.output_size * problem.input_size)),
         answers_(arena.take(problem.output_size)) {
-    if (problem.data.layout == Layout::alternating) pairs_ = arena.take(problem.num_pairs * pair_size());
+    if (problem.data.layout != Layout::alternating) return;
+    pairs_ = arena.take(problem.num_pairs * pair_size());
+    if (problem.data.is_permuted) {
+      words_ = arena.take<Words>(problem.num_tokens - 1);
+      places_ = arena.take<Words>(problem.num_tokens - 1);
+    }
   }
 
   void begin(int block) {
@@ -33,6 +38,7 @@ class TokenReader {
     if (problem_.data.layout == Layout::alternating) {
       read_pairs(0, problem_.num_pairs, pairs_, Size<0>(pair_size()));
       take_answers(query_pair());
+      if (problem_.data.is_permuted) shuffle();
     }
   }
 
@@ -105,14 +111,44 @@ class TokenReader {
       out[(column - first) * out_stride] = load(from + size_t(column) * problem_.batch_size, num_tasks_);
   }
 
+  // A permutation of the context's positions in every lane: the ranks of random words, whose key is made of the bits of
+  // two context inputs, as in `AlternatingTokens`.
+  void shuffle() {
+    const int count = problem_.num_tokens - 1;
+    const Words high = (Words)pairs_[0], low = (Words)pairs_[(problem_.num_pairs - 2) * pair_size()];
+    for (int first = 0; first < count; first += 2) {  // two tokens a pair
+      const Words counters[2] = {Words{} + uint32_t(first), Words{} + uint32_t(first + 1)};
+      Words words[2];
+      threefry(high, low, counters, words);
+      for (int token = 0; token < 2; ++token) {
+        words_[first + token] = words[token];
+        places_[first + token] = Words{};
+      }
+    }
+    for (int later = 1; later < count; ++later)
+      for (int token = 0; token < later; ++token) {
+        const Words follows = (Words)(words_[token] > words_[later]);  // -1 or 0
+        places_[token] -= follows;
+        places_[later] += 1 + follows;
+      }
+  }
+
+  // An entry of a token's code.
+  Vector code(int token, int entry) const {
+    const float* codes = problem_.data.codes + entry;
+    if (!problem_.data.is_permuted || token == problem_.num_tokens - 1)
+      return broadcast(codes[size_t(token) * size_]);
+    return gather(codes, places_[token] * uint32_t(size_));
+  }
+
   // One of x_1, y_1, x_2, .., y_N, x_q with its code.
   void alternate(int token, Vector* out) const {
     const Data& data = problem_.data;
     const bool is_input = token % 2 == 0;
     const Vector* pair = pairs_ + token / 2 * pair_size();
     for (int entry = 0; entry < size_; ++entry) {
-      const Vector code = broadcast(data.codes[size_t(token) * size_ + entry]);
-      out[entry] = num_tasks_ == LANES ? code : (is_task() ? code : Vector{});
+      const Vector own = code(token, entry);
+      out[entry] = num_tasks_ == LANES ? own : (is_task() ? own : Vector{});
     }
     if (is_input)
       for (int input = 0; input < problem_.input_size; ++input) out[input] += pair[input];
@@ -142,6 +178,7 @@ class TokenReader {
   Vector* task_weights_;  // W [output_size, input_size]
   Vector* answers_;
   Vector* pairs_ = nullptr;  // of alternating tokens [num_pairs, input_size + output_size]
+  Words *words_ = nullptr, *places_ = nullptr;  // of permuted ones, the context's [num_tokens - 1]
   int first_task_ = 0, num_tasks_ = 0;
 };
 

@@ -10,6 +10,7 @@ The environment variable ``INNERLOOP_NATIVE`` says whether to use it: ``auto`` (
 ``required`` to fail where it is not, ``off`` to train in JAX.
 """
 
+import dataclasses
 import math
 import zlib
 from collections.abc import Callable
@@ -80,6 +81,7 @@ def native_kernel(
         options = stack_options(config, key_size=weights.attention.W_K.shape[-2]) | {
             "layout": np.int32(_LAYOUTS[layout.kind]),
             "content_size": np.int32(layout.content_size),
+            "is_permuted": np.int32(layout.is_permuted),
             "loss": np.int32(_LOSSES.index(task.prediction_loss)),
             "num_threads": np.int32(num_threads),
             "instruction_set": instruction_set,
@@ -127,12 +129,14 @@ class _Layout(NamedTuple):
         initial_weights: W0, for pairs; zeros that tell their sizes otherwise.
         codes: of alternating tokens, laid out as these are.
         content_size: of alternating tokens.
+        is_permuted: whether every task shuffles the codes of its context.
     """
 
     kind: Literal["pairs", "alternating", "given"]
     initial_weights: Float[Array, "output_size input_size"] | Float[np.ndarray, "output_size input_size"]
     codes: Float[np.ndarray, "tokens_or_0 token_size"]
     content_size: int = 0
+    is_permuted: bool = False
 
 
 # The native code's numbers.
@@ -153,13 +157,14 @@ def _layout(tokens: Tokens, task: Task) -> _Layout:
         if tokens.initial_weights is None:
             return _Layout("pairs", no_weights, no_codes)
         return _Layout("given" if tokens.targets_hold_residuals else "pairs", tokens.initial_weights, no_codes)
-    if tokens.positions.permuted:
-        return _Layout("given", no_weights, no_codes)
     shapes = (task.context_length, task.input_size), (task.context_length, task.output_size), (task.input_size,)
     with jax.ensure_compile_time_eval():  # the kernel may be built while a loop is traced
-        codes = np.asarray(tokens.encode(Problem(*(jnp.zeros(shape, jnp.float32) for shape in shapes))))
+        in_order = AlternatingTokens(
+            dataclasses.replace(tokens.positions, permuted=False), separate_slots=tokens.separate_slots
+        )
+        codes = np.asarray(in_order.encode(Problem(*(jnp.zeros(shape, jnp.float32) for shape in shapes))))
     assert codes.shape == (num_tokens, token_size)
-    return _Layout("alternating", no_weights, codes, tokens.content_size(**sizes))
+    return _Layout("alternating", no_weights, codes, tokens.content_size(**sizes), tokens.positions.permuted)
 
 
 # Both kinds of batches give (prepare, call): the halves of a Kernel, the second for arrays in place of weights.

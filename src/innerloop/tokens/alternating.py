@@ -62,7 +62,7 @@ class AlternatingTokens(eqx.Module):
         content = self.content(problem)
         codes = jnp.asarray(self.positions.fixed_codes(*content.shape), dtype=content.dtype)
         if self.positions.permuted:
-            codes = jnp.concatenate([codes[_context_order(problem)], codes[-1:]])
+            codes = jnp.concatenate([codes[_context_places(problem)], codes[-1:]])
         # A learned code's look-up vector has to stay apart from the content until the code is there.
         return place("concatenated" if self.positions.kind == "learned" else self.positions.placement, content, codes)
 
@@ -81,21 +81,21 @@ class AlternatingTokens(eqx.Module):
         return
 
 
-def _context_order(problem: Problem) -> Int[Array, " context_tokens"]:
+def _context_places(problem: Problem) -> Int[Array, " context_tokens"]:
     """A permutation of the context's positions that looks random, and is the same whenever the problem is.
 
-    Its key is made of the bits of two context inputs, so neither a problem nor a task's draw has to carry a key: the
-    streams of all other random numbers stay as they are, and training, evaluation and the learner agree by themselves.
+    The key of its random words is made of the bits of two context inputs, so neither a problem nor a task's draw has to
+    carry a key: the streams of all other random numbers stay as they are, and training, evaluation and the learner
+    agree by themselves.
     """
     ends = jnp.stack([problem.context_inputs[0, 0], problem.context_inputs[-1, 0]]).astype(jnp.float32)
     words = jax.lax.bitcast_convert_type(jax.lax.stop_gradient(ends), jnp.uint32)
     key = jax.random.wrap_key_data(words, impl="threefry2x32")
-    return _argsort(jax.random.bits(key, (2 * len(problem.context_inputs),), jnp.uint32))
+    return _ranks(jax.random.bits(key, (2 * len(problem.context_inputs),), jnp.uint32))
 
 
-def _argsort(bits: UInt32[Array, " n"]) -> Int[Array, " n"]:
-    """`jnp.argsort`, from the ranks, since XLA's sort takes ten times as long on CPUs; equal bits keep their order."""
-    places = jnp.arange(len(bits))
-    precedes = (bits[:, None] < bits) | ((bits[:, None] == bits) & (places[:, None] < places))
-    ranks = jnp.sum(precedes, axis=0)
-    return jnp.sum(jnp.where(ranks[:, None] == places, places[:, None], 0), axis=0)
+def _ranks(words: UInt32[Array, " n"]) -> Int[Array, " n"]:
+    """The place of every word in their order, equal ones in turn; XLA's sort takes ten times as long on CPUs."""
+    tokens = jnp.arange(len(words))
+    precedes = (words[:, None] < words) | ((words[:, None] == words) & (tokens[:, None] < tokens))
+    return jnp.sum(precedes, axis=0)

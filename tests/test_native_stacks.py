@@ -141,6 +141,7 @@ PATHS = {
         StackConfig(num_layers=3, attention=("mixed",), causal=True, query_in_keys=True),
         ConcatenatedTokens(),
     ),
+    "shuffled codes": (FIG_5, AlternatingTokens(Positions(permuted=True))),
     "linear, alternating": (StackConfig(num_layers=3, tied=False), AlternatingTokens()),
     "linear, alternating, clip": (StackConfig(num_layers=3, tied=False, token_clip=50.0), AlternatingTokens()),
     "linear, alternating, one layer": (StackConfig(num_heads=2), AlternatingTokens()),

@@ -104,7 +104,7 @@ class SeveralBars:
         Args:
             name: of the experiment.
             seconds: its share of the seconds of all.
-            num_parts: how many runs and stages will report, at most.
+            num_parts: how many runs and stages will report at most, and one for the end.
         """
         bar = self._progress.add_task(name, total=num_parts, detail="")
         self._bars[name] = bar, seconds

@@ -93,7 +93,8 @@ def reproduce_several(
     with several_bars(console, sum(expected.values())) as bars:
 
         def run(experiment: Experiment) -> Outcome:
-            num_parts = len(experiment.recipes(preset, num_seeds)) + len(experiment.stages)
+            # A stage speaks when it begins; the last part ends with the process.
+            num_parts = len(experiment.recipes(preset, num_seeds)) + len(experiment.stages) + 1
             on_line = bars.experiment(experiment.name, expected[experiment.name], num_parts)
             outcome = _run(experiment.name, options, out, on_line, running)
             bars.end(experiment.name, str(outcome))

@@ -232,6 +232,28 @@ def test_kernel_is_the_loss_of_the_stream(task):
     assert abs(losses[0] - losses[1]) > 1e-3
 
 
+@pytest.mark.parametrize(("tasks_per_piece", "num_pieces"), [(4, 3), (5, 1)])
+def test_a_block_with_a_mlp_takes_its_batch_in_pieces(tasks_per_piece, num_pieces, monkeypatch):
+    """Their mean is that of the whole batch; a batch that they do not divide stays whole."""
+    monkeypatch.setattr(kernel, "_TASKS_PER_PIECE", tasks_per_piece)
+    sizes = []
+    ours = kernel.general_stack_entries
+    monkeypatch.setattr(
+        kernel, "general_stack_entries", lambda *given: sizes.append(given[2].shape[-1]) or ours(*given)
+    )
+    config, tokens = StackConfig(mlp="block"), ConcatenatedTokens()
+    task = LinearRegression(input_size=INPUT_SIZE, output_size=OUTPUT_SIZE, context_length=5)
+    weights = random_weights(config, TOKEN_SIZE, seed=4, size=0.3)
+    trains = training_kernel(config, tokens, task, 12)
+    draw = trains.prepare(root_key(3), jnp.asarray(0, jnp.int32))
+    loss, gradient = jax.jit(trains.loss_and_gradient)(weights, draw)
+    assert set(sizes) == {12 // num_pieces}
+    batch = task.sample_batch(jax.random.fold_in(root_key(3), 0), 12)
+    expected_loss, expected = jax.jit(jax.value_and_grad(partial(loss_by_vmap, config, tokens)))(weights, batch)
+    np.testing.assert_allclose(loss, expected_loss, rtol=1e-12)
+    assert relative_difference(gradient, expected) < 1e-12
+
+
 def test_mean_over_tasks_and_sum_over_outputs():
     """A stack of zeros predicts W0 x for everyone: units of the loss, by hand."""
     config, batch, W0 = StackConfig(), random_batch(5), initial_weights()

@@ -2,7 +2,8 @@
 
 Same mathematics as `innerloop.models.run_stack` under ``vmap``, tasks first and tokens as rows. Attention goes through
 the products W_KQ and W_PV, layers that are built alike are one loop, and the last layer moves the query alone. Where it
-is linear, and nothing but attention is below it, the layer before moves the query alone, too.
+is linear, and nothing but attention is below it, the layer before moves the query alone, too. Of what an MLP in the
+last block adds, only the target entries are formed.
 """
 
 from operator import itemgetter
@@ -12,14 +13,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from innerloop.models import (
+    MLPWeights,
     Products,
     StackConfig,
     StackWeights,
     attention_of_scores,
     embed,
+    hidden_units,
     layer_norm,
     layer_segments,
-    mlp,
     products,
 )
 
@@ -42,7 +44,8 @@ def general_stack_entries(
 
         def body(rows, own, normalises=segment.normalises, kind=segment.kind):
             weights, reduced = shared if own is None else own
-            return _layer(config, kind, normalises, weights, reduced, rows, rows.shape[1], num_targets), None
+            rows = _attention_layer(config, kind, normalises, weights, reduced, rows, rows.shape[1], num_targets)
+            return _mlp_layer(config, weights, rows, rows.shape[-1], num_targets), None
 
         own = None if config.tied else jax.tree.map(itemgetter(slice(in_loop.start, in_loop.stop)), layers)
         rows, _ = jax.lax.scan(body, rows, own, length=len(in_loop))
@@ -55,8 +58,8 @@ def general_stack_entries(
         return _two_layers_by_dot_products(config, weights_of(last - 1), weights_of(last)[1], rows, num_targets)
     kind, normalises = config.attention_kind(last), config.normalises_attention(last)
     own_weights, own_products = weights_of(last)
-    query = _layer(config, kind, normalises, own_weights, own_products, rows, 1, num_targets)
-    return query[:, 0, -num_targets:].T
+    query = _attention_layer(config, kind, normalises, own_weights, own_products, rows, 1, num_targets)
+    return _mlp_layer(config, own_weights, query[:, 0], num_targets, num_targets).T
 
 
 def ends_in_dot_products(config: StackConfig) -> bool:
@@ -118,7 +121,7 @@ def _two_layers_by_dot_products(
     return (query[:, -num_targets:] + config.damping * jnp.einsum("btg,btgo->bo", scores, values)).T
 
 
-def _layer(
+def _attention_layer(
     config: StackConfig,
     kind,
     normalises: bool,
@@ -128,7 +131,7 @@ def _layer(
     num_moved: int,
     num_targets: int,
 ) -> Float[Array, "batch moved width"]:
-    """The last ``num_moved`` tokens of every task after one layer: all, or the query alone."""
+    """The last ``num_moved`` tokens of every task after one layer's attention: all, or the query alone."""
     read = tokens
     if normalises:
         assert weights.attention_norm is not None
@@ -140,11 +143,49 @@ def _layer(
         gathered = jnp.einsum("bhtd,bde->bhte", queried, keys.mT @ keys)
     else:
         gathered = jnp.einsum("bhtn,bnd->bhtd", _attention(config, kind, weights, queried, keys), keys)
-    moved = _move(config, tokens[:, -num_moved:], jnp.einsum("bhtd,hed->bte", gathered, reduced.W_PV), num_targets)
-    if weights.mlp is not None:
-        read = moved if weights.mlp_norm is None else layer_norm(weights.mlp_norm, moved)
-        moved = _move(config, moved, mlp(weights.mlp, read), num_targets)
-    return moved
+    return _move(config, tokens[:, -num_moved:], jnp.einsum("bhtd,hed->bte", gathered, reduced.W_PV), num_targets)
+
+
+def _mlp_layer(
+    config: StackConfig,
+    weights: StackWeights,
+    tokens: Float[Array, "*tokens width"],
+    num_moved: int,
+    num_targets: int,
+) -> Float[Array, "*tokens moved"]:
+    """The last ``num_moved`` entries of every token after a block's MLP, if it has one: all, or the targets alone."""
+    moved = tokens[..., -num_moved:]
+    if weights.mlp is None:
+        return moved
+    read = tokens if weights.mlp_norm is None else layer_norm(weights.mlp_norm, tokens)
+    return _move(config, moved, _mlp(weights.mlp, read, num_moved), num_targets)
+
+
+def _mlp(
+    weights: MLPWeights, tokens: Float[Array, "*tokens width"], num_entries: int
+) -> Float[Array, "*tokens entries"]:
+    """The last entries of `innerloop.models.mlp`."""
+    rows = tokens.reshape(-1, tokens.shape[-1])
+    entries = hidden_units(weights, _into_hidden(weights.W_1, rows)) @ weights.W_2[-num_entries:].T
+    entries = entries if weights.b_2 is None else entries + weights.b_2[-num_entries:]
+    return entries.reshape(*tokens.shape[:-1], num_entries)
+
+
+@jax.custom_vjp
+def _into_hidden(
+    W_1: Float[Array, "hidden_size width"], rows: Float[Array, "rows width"]
+) -> Float[Array, "rows hidden_size"]:
+    """The inputs of all tokens' hidden units."""
+    return rows @ W_1.T
+
+
+def _into_hidden_backward(residuals, by):
+    W_1, rows = residuals
+    # By^T rows would transpose the larger matrix, at three times the cost; the barrier keeps XLA from going back to it.
+    return jax.lax.optimization_barrier(rows.T @ by).T, by @ W_1
+
+
+_into_hidden.defvjp(lambda W_1, rows: (_into_hidden(W_1, rows), (W_1, rows)), _into_hidden_backward)
 
 
 def _gram_is_cheaper(queried: tuple[int, ...], num_keys: int) -> bool:

@@ -22,7 +22,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from innerloop.analysis.evaluation import over_tasks
+from innerloop.analysis.evaluation import over_blocks, over_tasks
+from innerloop.kernels import stack_responses
+from innerloop.models import Transformer
 from innerloop.problem import Learner, Prediction, Problem
 from innerloop.tasks import Sample
 
@@ -88,6 +90,9 @@ def linearisations(learner: Learner, samples: Sample, *, step: int = -1) -> Line
     Raises:
         ValueError: if the trajectory has no such step.
     """
+    if step == -1 and isinstance(learner, Transformer):
+        stack = learner.config, learner.weights, learner.tokens
+        return Linearisation(*over_blocks(lambda block: stack_responses(*stack, block), samples.problem))
     return over_tasks(lambda sample: linearise(learner, sample.problem, step=step), samples)
 
 

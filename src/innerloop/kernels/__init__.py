@@ -10,14 +10,18 @@ from innerloop.kernels.kernel import (
     training_kernel,
     training_path,
 )
+from innerloop.kernels.responses import Responses, stack_predictions, stack_responses
 
 __all__ = [
     "Kernel",
+    "Responses",
     "batch_loss",
     "expected_kernel",
     "held_out_loss",
     "jax_kernel",
     "path_instruction_set",
+    "stack_predictions",
+    "stack_responses",
     "training_kernel",
     "training_path",
 ]

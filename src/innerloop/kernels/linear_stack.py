@@ -62,6 +62,37 @@ def linear_stack_entries(
     return form(config, layers, jnp.moveaxis(tokens, -1, 0), num_targets)
 
 
+def linear_stack_entries_beside_context(
+    config: StackConfig,
+    products: Products,
+    context: Float[Array, "token_size context batch"],
+    query: Float[Array, "token_size batch"],
+    num_targets: int,
+) -> Float[Array, "num_targets batch"]:
+    """The same for stacks whose keys are the context tokens, which move on their own, and the query beside them.
+
+    Nothing of the context then depends on the query, so that derivatives by the query are as cheap as its own path.
+
+    Args:
+        config: architecture of the stack, without ``query_in_keys``.
+        products: W_KQ and W_PV per distinct layer and head.
+        context: the context's tokens of every task.
+        query: the query's token of every task.
+        num_targets: number of target entries at the end of a token.
+    """
+    layers = [_layer(products, config, layer, num_targets) for layer in range(config.num_layers)]
+    passed = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers[:-1])
+
+    def move(moved, layer: Products):
+        context, query = moved
+        moved_query = _query_entries(config, layer, context, query, query.shape[-1])
+        return (_full_layer(config, layer, context, context), moved_query), None
+
+    start = jnp.moveaxis(context, -1, 0).mT, query.T  # (batch, context, token_size) and (batch, token_size)
+    (keys, query), _ = jax.lax.scan(move, start, passed)
+    return _query_entries(config, layers[-1], keys, query, num_targets).T
+
+
 def _gram_form(config, layers, tokens, num_targets):
     """The query's target entries of several layers without a clip; tasks first in, last out."""
     keys, query = tokens if config.query_in_keys else tokens[..., :-1], tokens[..., -1]
@@ -122,16 +153,25 @@ def _token_form(config, layers: Sequence[Products], tokens, num_targets):
     tokens = tokens.mT
     if _is_small(_keys(config, tokens)):
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers[:-1])
-        tokens, _ = jax.lax.scan(lambda tokens, layer: (_full_layer(config, layer, tokens), None), tokens, stacked)
+
+        def move(tokens, layer: Products):
+            return _full_layer(config, layer, tokens, _keys(config, tokens)), None
+
+        tokens, _ = jax.lax.scan(move, tokens, stacked)
     else:
         for layer in layers[:-1]:
-            tokens = _full_layer(config, layer, tokens)
-    return _last_layer(config, layers[-1], tokens, num_targets)
+            tokens = _full_layer(config, layer, tokens, _keys(config, tokens))
+    return _query_entries(config, layers[-1], _keys(config, tokens), tokens[:, -1], num_targets).T
 
 
-def _full_layer(config, layer: Products, tokens: Float[Array, "batch tokens token_size"]):
+def _full_layer(
+    config,
+    layer: Products,
+    tokens: Float[Array, "batch tokens token_size"],
+    keys: Float[Array, "batch keys token_size"],
+):
     """Updates all tokens of all tasks."""
-    keys, update = _keys(config, tokens), jnp.zeros_like(tokens)
+    update = jnp.zeros_like(tokens)
     for W_KQ, W_PV in zip(layer.W_KQ, layer.W_PV, strict=True):
         update = update + _attend(tokens @ W_KQ.T, keys, W_PV)
     return _clip(config, tokens + config.damping * update)
@@ -156,15 +196,20 @@ def _is_small(keys: Float[Array, "batch keys token_size"]) -> bool:
     return max(keys.shape[1:]) <= _LARGEST_UNROLLED_PRODUCT
 
 
-def _last_layer(config, layer: Products, tokens: Float[Array, "batch tokens token_size"], num_targets):
-    """Updates the query's target entries alone; returns them tasks last."""
-    keys, query = _keys(config, tokens), tokens[:, -1]
-    entries = query[:, -num_targets:]
+def _query_entries(
+    config,
+    layer: Products,
+    keys: Float[Array, "batch keys token_size"],
+    query: Float[Array, "batch token_size"],
+    num_entries: int,
+) -> Float[Array, "batch num_entries"]:
+    """The query's last entries after a layer: its targets, or all that it has."""
+    entries = query[:, -num_entries:]
     for W_KQ, W_PV in zip(layer.W_KQ, layer.W_PV, strict=True):
         scores = jnp.einsum("bnd,bd->bn", keys, query @ W_KQ.T)
         read = jnp.einsum("bnd,bn->bd", keys, scores)
-        entries = entries + config.damping * read @ W_PV[-num_targets:].T
-    return _clip(config, entries).T
+        entries = entries + config.damping * read @ W_PV[-num_entries:].T
+    return _clip(config, entries)
 
 
 def _keys(config, tokens: Float[Array, "batch tokens token_size"]):

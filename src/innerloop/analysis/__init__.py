@@ -30,7 +30,7 @@ from innerloop.analysis.heads import (
 )
 from innerloop.analysis.identifiability import LayerComparison, compare_layers, match_gauge, read_entries
 from innerloop.analysis.interpolation import fix_gauge, interpolate
-from innerloop.analysis.out_of_distribution import scale_sweep
+from innerloop.analysis.out_of_distribution import draw_tasks, scale_sweep, scaled_samples
 from innerloop.analysis.plateaus import Drop, find_drop
 from innerloop.analysis.rise_and_fall import RiseAndFall, find_rise_and_fall
 from innerloop.analysis.rollout import roll_out
@@ -55,6 +55,7 @@ __all__ = [
     "condition_gamma",
     "condition_numbers",
     "corrected_eigenvalues",
+    "draw_tasks",
     "expansion_error",
     "find_drop",
     "find_rise_and_fall",
@@ -76,6 +77,7 @@ __all__ = [
     "read_layers",
     "roll_out",
     "scale_sweep",
+    "scaled_samples",
     "sensitivity",
     "strongest_neighbour",
     "summed_sensitivities",

@@ -3,16 +3,15 @@
 from collections.abc import Sequence
 from typing import Literal
 
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from jaxtyping import Float
+from jaxtyping import Array, Float, PyTree
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from innerloop.analysis import scale_sweep
+from innerloop.analysis import draw_tasks, scaled_samples
 from innerloop.experiments.experiment import Variables
-from innerloop.experiments.lineup import Lineup
+from innerloop.experiments.lineup import Lineup, mean_loss
 from innerloop.keys import named_key, root_key
 from innerloop.plots import caption, learner_lines
 from innerloop.tasks import LinearRegression, other_input_distributions
@@ -45,26 +44,33 @@ def shift_losses(
         num_tasks: per point.
         target_lineup: whom to measure on scaled targets, if others (another control, say).
     """
+    variants = {kind: other_input_distributions(task, normalise_context=kind == "code") for kind in ("text", "code")}
+    # Both kinds of variants of a distribution are the same tasks before they are scaled.
+    draws = {name: _draw(variant, name, num_tasks) for name, variant in variants["text"].items()}
 
-    def others(normalise_context: bool, values) -> Float[np.ndarray, "distribution learner seed points"]:
-        variants = other_input_distributions(task, normalise_context=normalise_context)
-        return np.stack(
-            [_sweep(lineup, variant, "input_scale", values, name, num_tasks) for name, variant in variants.items()]
-        )
+    def others(kind: str, values) -> Float[np.ndarray, "distribution learner seed points"]:
+        swept = variants[kind].items()
+        return np.stack([_sweep(lineup, variant, "input_scale", values, draws[name]) for name, variant in swept])
 
-    targets = _sweep(target_lineup or lineup, task, "target_scale", TARGET_SCALES, "targets", num_tasks)
+    draw = _draw(task, "targets", num_tasks)
+    targets = _sweep(target_lineup or lineup, task, "target_scale", TARGET_SCALES, draw)
     return {
         **input_losses(lineup, task, num_tasks=num_tasks),
         "target_scale_loss": (("swept", "seed", "target_scale"), targets, _UNITS),
-        "text_scale_loss": (("distribution", "swept", "seed", "text_scale"), others(False, TEXT_SCALES), _UNITS),
-        "code_scale_loss": (("distribution", "swept", "seed", "code_scale"), others(True, CODE_SCALES), _UNITS),
+        "text_scale_loss": (("distribution", "swept", "seed", "text_scale"), others("text", TEXT_SCALES), _UNITS),
+        "code_scale_loss": (("distribution", "swept", "seed", "code_scale"), others("code", CODE_SCALES), _UNITS),
     }
 
 
 def input_losses(lineup: Lineup, task: LinearRegression, *, num_tasks: int) -> Variables:
     """Mean losses as inputs are scaled (Fig 2 d), as in `shift_losses`."""
-    losses = _sweep(lineup, task, "input_scale", INPUT_SCALES, "inputs", num_tasks)
+    losses = _sweep(lineup, task, "input_scale", INPUT_SCALES, _draw(task, "inputs", num_tasks))
     return {"input_scale_loss": (("swept", "seed", "input_scale"), losses, _UNITS)}
+
+
+def _draw(task: LinearRegression, name: str, num_tasks: int) -> PyTree[Array]:
+    key = named_key(named_key(root_key(0), "out of distribution"), name)
+    return draw_tasks(task, key, num_tasks)
 
 
 def _sweep(
@@ -72,11 +78,10 @@ def _sweep(
     task: LinearRegression,
     scale: Literal["input_scale", "target_scale"],
     values: Float[np.ndarray, " points"],
-    name: str,
-    num_tasks: int,
+    draw: PyTree[Array],
 ) -> Float[np.ndarray, "learner seed points"]:
-    key = named_key(named_key(root_key(0), "out of distribution"), name)
-    return lineup.measure(scale_sweep, task, scale, jnp.asarray(values, dtype=jnp.float32), key, num_tasks)
+    points = scaled_samples(task, scale, values, draw)
+    return np.stack([lineup.measure(mean_loss, samples) for samples in points], axis=-1)
 
 
 INPUTS_AXIS = "a, where x ~ U(-a/2, a/2)"

@@ -7,7 +7,7 @@
 
 Out-of-distribution variants are the same family with another scale, distribution or normalisation:
 ``dataclasses.replace(task, input_scale=1.5)``, `other_input_distributions`. The two scales are leaves of the pytree: a
-compiled sweep puts traced values there with ``equinox.tree_at`` (see `innerloop.analysis.scale_sweep`).
+compiled sweep puts traced values there with ``equinox.tree_at`` (see `innerloop.analysis.scaled_samples`).
 """
 
 import dataclasses

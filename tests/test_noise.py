@@ -32,8 +32,8 @@ from innerloop.experiments.noise import recipes
 from innerloop.experiments.noise.judge import places
 from innerloop.experiments.noise.proofs import proof_claims
 from innerloop.experiments.noise.reduction import reduced, target_keys
-from innerloop.experiments.noise.responses import responses
 from innerloop.experiments.noise.setting import ALGORITHMS, NOISELESS, TWO, rivals
+from innerloop.experiments.responses import responses
 from innerloop.keys import root_key
 from innerloop.models import Products, StackConfig, Transformer
 from innerloop.problem import Problem
@@ -347,11 +347,11 @@ def test_responses_give_losses_and_alignment():
         "zero": GradientDescent(jnp.float32(0.0)),
     }
     measured = responses(Lineup(learners, {}, 2), samples)
-    assert measured.predictions.shape == (3, 2, 50, 2)
+    assert measured.linearisations.prediction.shape == (3, 2, 50, 2)
     for index, learner in enumerate(learners.values()):
         np.testing.assert_allclose(measured.losses()[index], float(task_losses(learner, samples).mean()), rtol=1e-5)
-    for one, other in itertools.product(range(3), repeat=2):
-        expected = align(*(tuple(learners.values())[index] for index in (one, other)), samples)
+    for one, other in itertools.product(learners, repeat=2):
+        expected = align(learners[one], learners[other], samples)
         for name, value in measured.alignment(one, other).items():
             np.testing.assert_allclose(value, float(getattr(expected, name)), rtol=1e-4, atol=1e-6)
 

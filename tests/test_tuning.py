@@ -28,6 +28,7 @@ from innerloop.exact import (
     tune,
     tuning_spectra,
 )
+from innerloop.keys import named_key, root_key
 from innerloop.problem import Problem
 from innerloop.tasks import Exponential, Gaussian, LinearRegression
 
@@ -306,6 +307,12 @@ def test_three_independent_sets():
         assert abs(traces.mean() - first_moment) < 4.5 * traces.std() / np.sqrt(500)
     for one, other in itertools.combinations(sets, 2):
         assert np.intersect1d(one.eigenvalues, other.eigenvalues).size == 0
+    # The inputs are those of the task's samples, whatever its targets.
+    with jax.enable_x64(True):
+        inputs = task.samples(named_key(named_key(root_key(0), "tuning"), "reported"), 500).problem.context_inputs
+    expected = np.linalg.eigvalsh(np.einsum("tni,tnj->tij", inputs, inputs))
+    other_targets = tuning_spectra(dataclasses.replace(task, noise_std=0.3, output_size=2), num_contexts=500)
+    np.testing.assert_allclose(other_targets.reported.eigenvalues, expected, rtol=1e-9, atol=1e-12)
     again, elsewhere = tuning_spectra(task, num_contexts=500), tuning_spectra(task, num_contexts=500, seed=1)
     np.testing.assert_array_equal(again.fitted.eigenvalues, sets.fitted.eigenvalues)
     assert np.intersect1d(elsewhere.fitted.eigenvalues, sets.fitted.eigenvalues).size == 0

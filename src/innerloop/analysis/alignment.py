@@ -133,10 +133,16 @@ def align_with(
         ValueError: if the trajectory has no such step.
     """
     ours = linearisations(learner, samples, step=step)
-    return [jax.tree.map(jnp.mean, jax.vmap(_compare)(ours, theirs)) for theirs in others]
+    return [compare(ours, theirs) for theirs in others]
 
 
-def _compare(ours: Linearisation, theirs: Linearisation) -> Alignment:
+@eqx.filter_jit
+def compare(ours: Linearisation, theirs: Linearisation) -> Alignment:
+    """Compares two learners of whom the `linearisations` on the same tasks are known."""
+    return jax.tree.map(jnp.mean, jax.vmap(_compare_task)(ours, theirs))
+
+
+def _compare_task(ours: Linearisation, theirs: Linearisation) -> Alignment:
     """The three measures in one task."""
     norms = jnp.linalg.norm(ours.sensitivity) * jnp.linalg.norm(theirs.sensitivity)
     is_defined = norms > 0  # a learner that ignores the query is aligned with nothing

@@ -91,13 +91,18 @@ def _exponential_tail(eigenvalues: np.ndarray, weights: np.ndarray, num_nodes: i
 
 def sample_spectra(task: LinearRegression, key: Key[Array, ""], num_tasks: int) -> Spectra:
     """Spectra of freshly drawn contexts of a task."""
-    inputs = task.samples(key, num_tasks).problem.context_inputs
+    inputs = _context_inputs(task, key, num_tasks)
     second = task.input_moments().second
     if np.array_equal(second, second[0, 0] * np.eye(task.input_size)):
         # The query's moment is the same along every direction, and eigenvectors would be half of the work.
         eigenvalues = _eigenvalues(inputs)
         return Spectra(eigenvalues, jnp.full_like(eigenvalues, second[0, 0]))
     return context_spectra(inputs, jnp.asarray(second))
+
+
+@eqx.filter_jit  # one program, in which nothing is drawn but the inputs
+def _context_inputs(task: LinearRegression, key: Key[Array, ""], num_tasks: int):
+    return task.samples(key, num_tasks).problem.context_inputs
 
 
 @jax.jit

@@ -21,6 +21,8 @@ and from numbers that grow geometrically; what is returned is the best found, no
     0.18
 """
 
+import dataclasses
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple, get_args
 
 import equinox as eqx
@@ -79,7 +81,17 @@ class Tuned(NamedTuple):
 
 
 def tuning_spectra(task: LinearRegression, *, num_contexts: int = 50_000, seed: int = 0) -> TuningSpectra:
-    """Draws the three sets, each of ``num_contexts`` contexts."""
+    """Draws the three sets, each of ``num_contexts`` contexts.
+
+    They depend on a task's inputs alone; the last sets are kept, for tasks that differ in their targets.
+    """
+    return _tuning_spectra(
+        dataclasses.replace(task, output_size=1, noise_std=0.0, target_scale=1.0), num_contexts, seed
+    )
+
+
+@lru_cache(maxsize=4)
+def _tuning_spectra(task: LinearRegression, num_contexts: int, seed: int) -> TuningSpectra:
     key = named_key(root_key(seed), "tuning")
     with jax.enable_x64(True):
         return TuningSpectra(
@@ -123,7 +135,7 @@ def tune(
         corrections[-1] = corrections[-2] if num_steps > 1 else 0.0
         steps = jnp.asarray(learning_rates), jnp.asarray(corrections)
         losses = np.asarray(gradient_descent_losses(task, sets.reported, steps[0], curvature_corrections=steps[1])[-1])
-        fitted_loss = float(_loss(free, task, fit.fitted, unit, jnp.asarray(numbers)))
+        fitted_loss = fit.loss(free, fit.fitted, numbers)
     return Tuned(
         learning_rates,
         corrections,
@@ -204,16 +216,14 @@ class _Fit(NamedTuple):
         """The candidate with the lowest loss on the set that is not fitted."""
 
         def loss(numbers: np.ndarray) -> float:
-            value = float(_loss(free, self.task, self.choosing, self.unit, jnp.asarray(numbers)))
+            value = self.loss(free, self.choosing, numbers)
             return value if np.isfinite(value) else np.inf
 
         return min(candidates, key=loss)
 
-
-@eqx.filter_jit
-def _loss(free: _Free, task: LinearRegression, spectra: Spectra, unit, numbers):
-    learning_rates, corrections = free.unpack(numbers, task, unit)
-    return gradient_descent_losses(task, spectra, learning_rates, curvature_corrections=corrections)[-1, 0]
+    def loss(self, free: _Free, spectra: Spectra, numbers: np.ndarray) -> float:
+        """The expected loss on pooled spectra."""
+        return float(np.sum(np.asarray(_residuals(free, self.task, spectra, self.unit, jnp.asarray(numbers))) ** 2) / 2)
 
 
 @eqx.filter_jit

@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from innerloop.kernels import Kernel, expected_kernel, held_out_loss, training_kernel, training_path
 from innerloop.keys import named_key, root_key
 from innerloop.models import StackWeights
-from innerloop.tasks import Batch
+from innerloop.tasks import Batch, Task
 from innerloop.tokens import ConcatenatedTokens
 from innerloop.training.devices import Layout, layout, over_devices, over_seeds, share_tasks
 from innerloop.training.optimizer import make_optimizer
@@ -105,12 +105,14 @@ def numerics(recipe: Recipe):
 
 def held_out_batch(recipe: Recipe) -> Batch:
     """The held-out tasks; call it under `numerics`."""
-    return _compiled_held_out(recipe)(named_key(root_key(recipe.evaluation_seed), "evaluation"))
+    return _compiled_held_out(recipe.task, recipe.evaluation_tasks)(
+        named_key(root_key(recipe.evaluation_seed), "evaluation")
+    )
 
 
 @lru_cache(maxsize=64)
-def _compiled_held_out(recipe: Recipe):
-    return jax.jit(lambda key: recipe.task.sample_batch(key, recipe.evaluation_tasks))
+def _compiled_held_out(task: Task, num_tasks: int):
+    return jax.jit(lambda key: task.sample_batch(key, num_tasks))
 
 
 def initial_state(recipe: Recipe) -> TrainingState:

@@ -11,11 +11,12 @@ import jax
 import numpy as np
 import xarray as xr
 
-from innerloop.analysis import align, compare_layers, over_learners, read_layers
-from innerloop.experiments.along_training import MEASURES, align_seeds, alignments, curve_points, training_curves
-from innerloop.experiments.deep.setting import NEAR_MISS, DeepSetting, deep_setting
+from innerloop.analysis import compare_layers, over_learners, read_layers
+from innerloop.experiments.along_training import MEASURES, curve_points, training_curves
+from innerloop.experiments.deep.setting import DeepSetting, deep_setting
 from innerloop.experiments.experiment import Preset, Variables
-from innerloop.experiments.lineup import Lineup, mean_loss
+from innerloop.experiments.lineup import Lineup
+from innerloop.experiments.responses import responses
 from innerloop.experiments.shifts import SHIFT_COORDINATES, shift_losses
 from innerloop.models import products
 from innerloop.runs import Run
@@ -97,20 +98,22 @@ def measure(
 def final_comparison(here: DeepSetting) -> Variables:
     """On all held-out tasks: losses of everyone, alignment per seed, and the same for the controls."""
     lineup = here.lineup()
-    final = alignments(here.trained, here.algorithms(), here.held_out)
     # Half of what is wrong with a construction remains when it is interpolated: 40 % off, so that 20 % remain.
     far = here.interpolated(here.constructed(gamma_factor=0.6))
-    controls = {
-        "control": align(here.constructed(gamma_factor=NEAR_MISS), here.constructed(), here.held_out),
-        "descent": align(here.descent_stack(), here.constructed(), here.held_out),
+    seeded = {**lineup.seeded, "far": far}
+    everyone = Lineup({**lineup.plain, "descent stack": here.descent_stack()}, seeded, here.num_seeds)
+    measured = responses(everyone, here.held_out)
+    losses = dict(zip(everyone.names(), measured.losses(), strict=True))
+    exact = "gd++, tuned exactly"
+    pairs = {
+        "control": ("control", "gd++", "control with GD++"),
+        "descent": ("descent stack", "gd++", "descent with GD++"),
+        "exact_control": ("control, tuned exactly", exact, "gamma 10 % off"),
+        "exact_published": ("gd++", exact, "published tuning"),
     }
     variables: Variables = {
-        "final_loss": (("learner", "seed"), lineup.measure(mean_loss, here.held_out), _LOSS),
-        "far_interpolation_loss": (
-            ("seed",),
-            Lineup({}, {"far": far}, here.num_seeds).measure(mean_loss, here.held_out)[0],
-            _LOSS,
-        ),
+        "final_loss": (("learner", "seed"), np.stack([losses[name] for name in lineup.names()]), _LOSS),
+        "far_interpolation_loss": (("seed",), losses["far"], _LOSS),
         "tuned_loss": (("tuned",), np.array([one.loss for one in here.exact.values()]), {"units": "expected loss"}),
         "tuned_loss_error": (("tuned",), np.array([one.loss_standard_error for one in here.exact.values()]), {}),
         "tuned_fitted_loss": (("tuned",), np.array([one.fitted_loss for one in here.exact.values()]), {}),
@@ -125,16 +128,14 @@ def final_comparison(here: DeepSetting) -> Variables:
             {"units": "gamma"},
         ),
     }
-    exact = align_seeds(here.trained, here.tuned_exactly(), here.held_out)
-    exact_control = align(here.tuned_exactly(gamma_factor=NEAR_MISS), here.tuned_exactly(), here.held_out)
-    published = align(here.constructed(), here.tuned_exactly(), here.held_out)
+    final = [measured.alignment("trained", name) for name in ("descent stack", "gd++")]
+    exactly = measured.alignment("trained", exact)
     for name in MEASURES:
-        variables[f"exact_{name}"] = (("seed",), np.asarray(getattr(exact, name)), {"of": "GD++, tuned exactly"})
-        variables[f"exact_control_{name}"] = ((), np.asarray(getattr(exact_control, name)), {"of": "gamma 10 % off"})
-        variables[f"exact_published_{name}"] = ((), np.asarray(getattr(published, name)), {"of": "published tuning"})
-        variables[f"final_{name}"] = (("algorithm", "seed"), final[name], {})
-        for control, alignment in controls.items():
-            variables[f"{control}_{name}"] = ((), np.asarray(getattr(alignment, name)), {"of": f"{control} with GD++"})
+        variables[f"final_{name}"] = (("algorithm", "seed"), np.stack([one[name] for one in final]), {})
+        variables[f"exact_{name}"] = (("seed",), exactly[name], {"of": "GD++, tuned exactly"})
+    for prefix, (one, other, what) in pairs.items():
+        for name, values in measured.alignment(one, other).items():
+            variables[f"{prefix}_{name}"] = ((), values[0], {"of": what})
     return variables
 
 

@@ -23,7 +23,6 @@ from innerloop.experiments.noise.one_layer import (
     replaced_targets,
 )
 from innerloop.experiments.noise.reduction import reduced, target_keys
-from innerloop.experiments.noise.responses import responses
 from innerloop.experiments.noise.setting import (
     ALGORITHMS,
     DECAYS,
@@ -41,6 +40,7 @@ from innerloop.experiments.noise.setting import (
     rivals,
     stacks,
 )
+from innerloop.experiments.responses import responses
 from innerloop.runs import Run
 from innerloop.tasks import LinearRegression, Sample
 from innerloop.training import held_out_batch
@@ -133,7 +133,7 @@ def _compare(run: Run, here: Rivals, num_tasks: int) -> dict[str, np.ndarray]:
         PLAIN: reduced(trained, size, with_target_key=False),
     }
     measured = responses(Lineup(here.learners, seeded, len(run.recipe.seeds)), _held_out(run, num_tasks))
-    table = [[measured.alignment(one, other) for other in range(len(OTHERS))] for one in range(len(LEARNERS))]
+    table = [[measured.alignment(one, other) for other in OTHERS] for one in LEARNERS]
     return {
         "loss": measured.losses(),
         **{name: np.array([[cell[name] for cell in row] for row in table]) for name in MEASURES},

@@ -13,7 +13,6 @@ from innerloop.experiments.against_descent import DESCENT, NEAR_MISS, FirstPairs
 from innerloop.experiments.along_training import MEASURES
 from innerloop.experiments.experiment import Variables
 from innerloop.experiments.lineup import Lineup
-from innerloop.experiments.noise.responses import responses
 from innerloop.experiments.noise.setting import (
     DECAYS,
     FEWER,
@@ -24,6 +23,7 @@ from innerloop.experiments.noise.setting import (
     exact_label,
     label,
 )
+from innerloop.experiments.responses import responses
 from innerloop.keys import named_key, root_key
 from innerloop.models import Products, products
 from innerloop.problem import Learner
@@ -52,7 +52,7 @@ def replaced_targets(run: Run, num_tasks: int) -> Variables:
         "replaced_loss": (("replaced", "replaced_learner", "seed"), np.stack([one.losses() for one in measured]), _LOSS)
     }
     for name in MEASURES:
-        values = [[one.alignment(index, 0)[name] for index in range(len(REPLACED_LEARNERS))] for one in measured]
+        values = [[one.alignment(learner, DESCENT)[name] for learner in REPLACED_LEARNERS] for one in measured]
         variables[f"replaced_{name}"] = (
             ("replaced", "replaced_learner", "seed"),
             np.array(values),
@@ -102,7 +102,7 @@ def decayed_layers(runs: Mapping[str, Run], samples: Sample) -> Variables:
     plain: dict[str, Learner] = {DESCENT: descend(eta), FEWER: FirstPairs(descend(eta), task.context_length - 1)}
     seeded = {str(index): run.transformers() for index, run in enumerate(all_runs)}
     measured = responses(Lineup(plain, seeded, len(recipe.seeds)), samples)
-    cosines = [measured.alignment(index, 0)["cosine"] for index in range(1, len(all_runs) + 2)]
+    cosines = [measured.alignment(name, DESCENT)["cosine"] for name in (FEWER, *seeded)]
     steps = np.stack([_step_sizes(products(run.weights), task.input_size) for run in all_runs])
     return {
         "decayed_step_size": (

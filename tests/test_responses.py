@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers import random_problem, random_weights
 
-from innerloop.algorithms import GradientDescent
+from innerloop.algorithms import CentredLogits, GradientDescent
 from innerloop.analysis import evaluation, linearisations, linearise, task_accuracies, task_losses
 from innerloop.models import StackConfig, Transformer
 from innerloop.tasks import Sample, prediction_loss
@@ -75,6 +75,10 @@ def test_initial_weights_are_part_of_the_prediction(residuals):
 
 def test_tokens_that_alternate():
     agrees(transformer(StackConfig(num_layers=2, attention=("softmax", "linear")), AlternatingTokens()), samples_of())
+
+
+def test_centred_logits_of_a_stack():
+    agrees(CentredLogits(transformer(STACKS["softmax"])), samples_of())
 
 
 def test_a_clip_that_is_reached_stops_what_the_query_says():

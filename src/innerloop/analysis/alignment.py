@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from innerloop.algorithms import CentredLogits
 from innerloop.analysis.evaluation import over_blocks, over_tasks
 from innerloop.kernels import stack_responses
 from innerloop.models import Transformer
@@ -90,6 +91,9 @@ def linearisations(learner: Learner, samples: Sample, *, step: int = -1) -> Line
     Raises:
         ValueError: if the trajectory has no such step.
     """
+    if isinstance(learner, CentredLogits):  # centring is linear, and what it centres may have code of its own
+        found = linearisations(learner.learner, samples, step=step)
+        return jax.tree.map(lambda leaf: leaf - jnp.mean(leaf, axis=1, keepdims=True), found)
     if step == -1 and isinstance(learner, Transformer):
         stack = learner.config, learner.weights, learner.tokens
         return Linearisation(*over_blocks(lambda block: stack_responses(*stack, block), samples.problem))

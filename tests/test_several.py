@@ -1,5 +1,6 @@
 """Several experiments with one command: cores are shared out, a failure stops nothing, an interrupt stops all."""
 
+import contextlib
 import json
 import os
 import signal
@@ -56,16 +57,28 @@ def test_one_fails_and_the_other_is_measured(tmp_path):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_an_interrupt_reaches_the_processes(tmp_path):
-    command = [sys.executable, "-m", "innerloop", "reproduce", "twelve-blocks", "sine", "weights", "--preset", "paper"]
-    process = subprocess.Popen(
-        [*command, "--jobs", "2", "--out", str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
     logs = [tmp_path / name / "log.txt" for name in ("twelve-blocks", "sine")]
-    deadline = time.monotonic() + 120
-    while not all(log.exists() and log.read_text() for log in logs) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=120)
+    names = ["twelve-blocks", "sine", "weights"]
+    arguments = ["reproduce", *names, "--preset", "paper", "--jobs", "2", "--out", str(tmp_path)]
+    # What a shell starts in the background ignores interrupts, and its children with it.
+    listening = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    script = f"{listening}; import sys; from innerloop.cli import main; sys.exit(main({arguments!r}))"
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            deadline = time.monotonic() + 120
+            while not all(log.exists() and log.read_text() for log in logs) and time.monotonic() < deadline:
+                time.sleep(0.2)
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=120)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 130
     assert "interrupted" in err
     assert all("interrupted" in log.read_text() for log in logs)

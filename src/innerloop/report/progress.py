@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -115,7 +116,7 @@ class SeveralBars:
             if not line:
                 return
             is_part = line.startswith(_PARTS)
-            self._progress.update(bar, advance=int(is_part), detail=line[:60])
+            self._progress.update(bar, advance=int(is_part), detail=escape(line[:60]))
             self._progress.update(self._whole, advance=is_part * seconds / num_parts)
 
         return on_line
@@ -126,4 +127,4 @@ class SeveralBars:
         task = next(task for task in self._progress.tasks if task.id == bar)
         self._progress.update(self._whole, advance=seconds * (1 - task.completed / (task.total or 1)))
         self._progress.remove_task(bar)
-        self._console.print(line, highlight=False)
+        self._console.print(line, highlight=False, markup=False)

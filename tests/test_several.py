@@ -13,7 +13,7 @@ import pytest
 from innerloop.claims import Claim
 from innerloop.experiments import EXPERIMENTS
 from innerloop.report.estimate import rough_seconds
-from innerloop.report.several import Outcome, _shares
+from innerloop.report.several import Outcome, _environment, _shares
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system binds no process to a core")
@@ -36,8 +36,17 @@ def test_rough_seconds_tell_long_from_short():
     assert rough_seconds(EXPERIMENTS["weights"], "paper", 1) < paper["weights"]
 
 
-def test_one_fails_and_the_other_is_measured(tmp_path):
+def test_a_cache_of_the_users_own_is_kept(monkeypatch):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    assert _environment("ours")["JAX_COMPILATION_CACHE_DIR"] == "ours"
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "theirs")
+    assert _environment("ours")["JAX_COMPILATION_CACHE_DIR"] == "theirs"
+
+
+def test_one_fails_and_the_other_is_measured(tmp_path, monkeypatch):
     """The folder for figures of one is a file, so that it cannot be written to."""
+    (tmp_path / "programs").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "programs"))
     (tmp_path / "plateaus").mkdir()
     (tmp_path / "plateaus" / "figures").write_text("not a folder")
     names = ["weights", "plateaus", "weights"]
@@ -53,6 +62,7 @@ def test_one_fails_and_the_other_is_measured(tmp_path):
     assert str(outcome).removesuffix(" (1 s)") in lines
     assert lines.count("weights: started") == 1
     assert "trained one layer" in (tmp_path / "weights" / "log.txt").read_text()
+    assert not list((tmp_path / "programs").iterdir()), "compiled programs were left behind"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")

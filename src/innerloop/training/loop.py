@@ -117,7 +117,7 @@ def _compiled_held_out(task: Task, num_tasks: int):
 
 def initial_state(recipe: Recipe) -> TrainingState:
     """Untrained weights of every seed; call it under `numerics`."""
-    parameters, optimizer_state = _compiled_initial_state(recipe)(_seed_keys(recipe))
+    parameters, optimizer_state = _compiled_initial_state(recipe)(_seed_keys(recipe.seeds))
     return TrainingState(
         jnp.zeros((), jnp.int32), parameters, optimizer_state, jnp.full(len(recipe.seeds), -1, jnp.int32)
     )
@@ -158,8 +158,9 @@ def recipe_held_out_loss(recipe: Recipe) -> Callable[[StackWeights, Batch], Floa
     return held_out_loss(recipe_path(recipe), recipe.model, recipe.tokens(), recipe.task, recipe.evaluation_tasks)
 
 
-def _seed_keys(recipe: Recipe):
-    return jnp.stack([root_key(seed) for seed in recipe.seeds])
+@lru_cache(maxsize=64)
+def _seed_keys(seeds: tuple[int, ...]):
+    return jnp.stack([root_key(seed) for seed in seeds])
 
 
 def _grid(recipe: Recipe) -> Layout:
@@ -216,7 +217,7 @@ def _advance_from(recipe: Recipe, state: TrainingState, evaluation_batch: Batch)
     if step >= recipe.num_steps or (np.asarray(state.diverged_at) >= 0).all():
         return None
     length = min(recipe.evaluation_interval - step % recipe.evaluation_interval, recipe.num_steps - step)
-    return _compiled_chunk(recipe, length, recipe_path(recipe))(state, _seed_keys(recipe), evaluation_batch)
+    return _compiled_chunk(recipe, length, recipe_path(recipe))(state, _seed_keys(recipe.seeds), evaluation_batch)
 
 
 @lru_cache(maxsize=64)

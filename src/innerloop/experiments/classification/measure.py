@@ -67,7 +67,7 @@ class Sizes(NamedTuple):
 SIZES: dict[Preset, Sizes] = {
     "smoke": Sizes(200, 200, 20, 50),  # as many as there are held-out tasks: programs are shared
     "quick": Sizes(10_000, 500, 1000, 500),
-    "paper": Sizes(40_000, 2000, 5000, 2000),
+    "paper": Sizes(20_000, 2000, 5000, 1000),
 }
 
 

@@ -32,7 +32,5 @@ def recipes(preset: Preset, num_seeds: int | None) -> dict[str, Recipe]:
     )
     if preset == "quick":
         softmax = dataclasses.replace(softmax, num_steps=2500, batch_size=1024)
-    elif preset == "paper":
-        softmax = dataclasses.replace(softmax, num_steps=10_000)
     heads = dataclasses.replace(softmax, model=dataclasses.replace(softmax.model, num_heads=2))
     return {TWO: recipe, THREE: three, ONE_HEAD: softmax, TWO_HEADS: heads}

@@ -67,8 +67,8 @@ def test_one_fails_and_the_other_is_measured(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_an_interrupt_reaches_the_processes(tmp_path):
-    logs = [tmp_path / name / "log.txt" for name in ("twelve-blocks", "sine")]
-    names = ["twelve-blocks", "sine", "weights"]
+    logs = [tmp_path / name / "log.txt" for name in ("softmax", "plateaus")]
+    names = ["softmax", "plateaus", "weights"]
     arguments = ["reproduce", *names, "--preset", "paper", "--jobs", "2", "--out", str(tmp_path)]
     # What a shell starts in the background ignores interrupts, and its children with it.
     listening = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"

@@ -240,5 +240,5 @@ CURVATURE = Experiment(
     analyse=analyse,
     draw=draw,
     stages=tuple(f"N{length}" for length in CONTEXT_LENGTHS),
-    analysis_seconds={"smoke": 20.0, "quick": 28.0, "paper": 30.0},
+    analysis_seconds={"smoke": 20.0, "quick": 28.0, "paper": 28.0},
 )

@@ -157,5 +157,5 @@ FINITE_DATA = Experiment(
     analyse=analyse,
     draw=draw,
     stages=tuple(f"{size} tasks" for size in SIZES),
-    analysis_seconds={"smoke": 10.0, "quick": 20.0, "paper": 30.0},
+    analysis_seconds={"smoke": 10.0, "quick": 15.0, "paper": 15.0},
 )

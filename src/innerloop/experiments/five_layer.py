@@ -139,5 +139,5 @@ FIVE_LAYER = Experiment(
     analyse=analyse,
     draw=draw,
     stages=STAGES,
-    analysis_seconds={"smoke": 32.0, "quick": 80.0, "paper": 145.0},
+    analysis_seconds={"smoke": 32.0, "quick": 70.0, "paper": 70.0},
 )

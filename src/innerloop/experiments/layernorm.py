@@ -207,5 +207,5 @@ LAYERNORM = Experiment(
     analyse=analyse,
     draw=draw,
     stages=(ONE, UNTIED, TIED),
-    analysis_seconds={"smoke": 25.0, "quick": 60.0, "paper": 100.0},
+    analysis_seconds={"smoke": 25.0, "quick": 58.0, "paper": 58.0},
 )

@@ -237,5 +237,5 @@ PLATEAUS = Experiment(
     analyse=analyse,
     draw=draw,
     stages=("drops",),
-    analysis_seconds={"smoke": 5.0, "quick": 6.0, "paper": 10.0},
+    analysis_seconds={"smoke": 5.0, "quick": 6.0, "paper": 6.0},
 )

@@ -112,5 +112,5 @@ TEN_LAYER = Experiment(
     analyse=analyse,
     draw=draw,
     stages=STAGES[:-1],
-    analysis_seconds={"smoke": 35.0, "quick": 80.0, "paper": 100.0},
+    analysis_seconds={"smoke": 35.0, "quick": 35.0, "paper": 35.0},
 )

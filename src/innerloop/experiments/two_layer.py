@@ -84,5 +84,5 @@ TWO_LAYER = Experiment(
     analyse=analyse,
     draw=draw,
     stages=STAGES,
-    analysis_seconds={"smoke": 25.0, "quick": 60.0, "paper": 85.0},
+    analysis_seconds={"smoke": 25.0, "quick": 32.0, "paper": 32.0},
 )

@@ -149,5 +149,5 @@ WEIGHTS = Experiment(
     analyse=analyse,
     draw=draw,
     stages=("reading weights",),
-    analysis_seconds={"smoke": 8.0, "quick": 10.0, "paper": 10.0},
+    analysis_seconds={"smoke": 8.0, "quick": 10.0, "paper": 14.0},
 )

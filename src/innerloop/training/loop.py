@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from innerloop.kernels import Kernel, expected_kernel, held_out_loss, training_kernel, training_path
 from innerloop.keys import named_key, root_key
@@ -80,15 +80,15 @@ def train(recipe: Recipe, state: TrainingState | None = None) -> Iterator[tuple[
         diverged. The next chunk is already running while the caller handles this one.
     """
     with numerics(recipe):
-        evaluation_batch = held_out_batch(recipe)
+        keys, evaluation_batch = _seed_keys(recipe), held_out_batch(recipe)
         if state is None:
             state = initial_state(recipe)
             current = state, _measure(recipe, state, evaluation_batch)
         else:
-            current = _advance_from(recipe, state, evaluation_batch)
+            current = _advance_from(recipe, state, keys, evaluation_batch)
     while current is not None:
         with numerics(recipe):
-            following = _advance_from(recipe, current[0], evaluation_batch)
+            following = _advance_from(recipe, current[0], keys, evaluation_batch)
         yield current
         current = following
 
@@ -117,7 +117,7 @@ def _compiled_held_out(task: Task, num_tasks: int):
 
 def initial_state(recipe: Recipe) -> TrainingState:
     """Untrained weights of every seed; call it under `numerics`."""
-    parameters, optimizer_state = _compiled_initial_state(recipe)(_seed_keys(recipe.seeds))
+    parameters, optimizer_state = _compiled_initial_state(recipe)(_seed_keys(recipe))
     return TrainingState(
         jnp.zeros((), jnp.int32), parameters, optimizer_state, jnp.full(len(recipe.seeds), -1, jnp.int32)
     )
@@ -158,9 +158,8 @@ def recipe_held_out_loss(recipe: Recipe) -> Callable[[StackWeights, Batch], Floa
     return held_out_loss(recipe_path(recipe), recipe.model, recipe.tokens(), recipe.task, recipe.evaluation_tasks)
 
 
-@lru_cache(maxsize=64)
-def _seed_keys(seeds: tuple[int, ...]):
-    return jnp.stack([root_key(seed) for seed in seeds])
+def _seed_keys(recipe: Recipe) -> Key[Array, " seeds"]:
+    return jnp.stack([root_key(seed) for seed in recipe.seeds])
 
 
 def _grid(recipe: Recipe) -> Layout:
@@ -208,7 +207,7 @@ def _compiled_evaluation(recipe: Recipe, path: str):
     return jax.jit(lambda parameters, batch: over_seeds(partial(one_seed, batch), parameters))
 
 
-def _advance_from(recipe: Recipe, state: TrainingState, evaluation_batch: Batch):
+def _advance_from(recipe: Recipe, state: TrainingState, keys: Key[Array, " seeds"], evaluation_batch: Batch):
     """Runs the next chunk; None after the last step, or once all seeds have diverged.
 
     Chunks end on multiples of the interval, and at the end.
@@ -217,7 +216,7 @@ def _advance_from(recipe: Recipe, state: TrainingState, evaluation_batch: Batch)
     if step >= recipe.num_steps or (np.asarray(state.diverged_at) >= 0).all():
         return None
     length = min(recipe.evaluation_interval - step % recipe.evaluation_interval, recipe.num_steps - step)
-    return _compiled_chunk(recipe, length, recipe_path(recipe))(state, _seed_keys(recipe.seeds), evaluation_batch)
+    return _compiled_chunk(recipe, length, recipe_path(recipe))(state, keys, evaluation_batch)
 
 
 @lru_cache(maxsize=64)

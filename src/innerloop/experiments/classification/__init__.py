@@ -28,7 +28,7 @@ CLASSIFICATION = Experiment(
     analyse=analyse,
     draw=draw,
     stages=(*LINEAR, *SOFTMAX, _PROOFS),
-    analysis_seconds={"smoke": 25.0, "quick": 60.0, "paper": 80.0},
+    analysis_seconds={"smoke": 25.0, "quick": 60.0, "paper": 85.0},
 )
 
 __all__ = ["CLASSIFICATION", "analyse", "draw", "recipes"]

@@ -33,7 +33,7 @@ NOISE = Experiment(
     analyse=analyse,
     draw=draw,
     stages=STAGES,
-    analysis_seconds={"smoke": 30.0, "quick": 80.0, "paper": 80.0},
+    analysis_seconds={"smoke": 30.0, "quick": 70.0, "paper": 70.0},
 )
 
 __all__ = ["NOISE", "analyse", "draw", "recipes"]

@@ -35,7 +35,7 @@ ONE_LAYER = Experiment(
         "repeated application",
         "context lengths",
     ),
-    analysis_seconds={"smoke": 35.0, "quick": 65.0, "paper": 80.0},
+    analysis_seconds={"smoke": 35.0, "quick": 65.0, "paper": 65.0},
 )
 
 __all__ = ["MAIN", "MAIN_LENGTH", "ONE_LAYER", "equal_loss", "recipes"]

@@ -37,7 +37,7 @@ SINE = Experiment(
     analyse=analyse,
     draw=draw,
     stages=VARIANTS,
-    analysis_seconds={"smoke": 15.0, "quick": 22.0, "paper": 25.0},
+    analysis_seconds={"smoke": 15.0, "quick": 22.0, "paper": 33.0},
 )
 
 __all__ = ["SINE", "analyse", "draw", "recipes"]

@@ -11,7 +11,7 @@ VARIANTS = ("reference", "independent")
 LEARNERS = ("trained", "mlp and gd")
 STEPS: dict[Preset, int] = {"smoke": 100, "quick": 3000, "paper": 20_000}
 """Of the published variant."""
-_INDEPENDENT_STEPS: dict[Preset, int] = {"smoke": 100, "quick": 3000, "paper": 10_000}
+_INDEPENDENT_STEPS: dict[Preset, int] = {"smoke": 60, "quick": 3000, "paper": 10_000}
 
 
 def recipes(preset: Preset, num_seeds: int | None) -> dict[str, Recipe]:

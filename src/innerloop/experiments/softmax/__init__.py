@@ -24,7 +24,7 @@ SOFTMAX = Experiment(
     analyse=analyse,
     draw=draw,
     stages=(ONE, TWO, "controls"),
-    analysis_seconds={"smoke": 15.0, "quick": 35.0, "paper": 90.0},
+    analysis_seconds={"smoke": 15.0, "quick": 35.0, "paper": 35.0},
 )
 
 __all__ = ["SOFTMAX", "analyse", "draw", "recipes"]

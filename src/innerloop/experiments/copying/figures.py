@@ -74,7 +74,7 @@ def _losses(axes: Axes, data: xr.Dataset) -> None:
     axes.axhline(float(data["trivial_loss"]), **learner_style("trivial"))
     top = 1.15 * float(data["trivial_loss"])
     axes.set(title="loss of every seed", xlabel="training steps", ylabel="half squared error", ylim=(None, top))
-    axes.legend(fontsize=7, loc="center left")
+    axes.legend(fontsize=7, loc=(0.01, 0.2))
 
 
 def _every_seed(axes: Axes, data: xr.DataArray, x: str, style: dict[str, Any], *, band: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""The native kernel for softmax, mixed attention, LayerNorm and masks, and for alternating tokens.
+"""The native kernel for softmax, mixed attention, LayerNorm, masks and MLPs, and for alternating tokens.
 
 Against autodiff of the model itself, `innerloop.models.run_stack`, in double precision.
 """
@@ -24,6 +24,7 @@ from innerloop.training import loop, published_alternating
 
 pytestmark = needs_native
 FIG_5 = published_alternating().model  # softmax, then linear, untied
+BLOCKS = StackConfig(num_layers=3, tied=False, num_heads=2, mlp="block", mlp_widening=3)  # like Fig 8's
 
 
 @pytest.fixture(autouse=True)
@@ -88,6 +89,9 @@ OPTIONS = st.fixed_dictionaries(
         "causal": st.sampled_from([False, False, True]),
         "query_in_keys": st.booleans(),
         "layer_norm": st.sampled_from(["none", "before", "between"]),
+        "mlp": st.sampled_from(["none", "block"]),
+        "mlp_widening": st.integers(1, 3),
+        "mlp_bias": st.booleans(),
         "damping": st.sampled_from([1.0, -0.6]),
         "update": st.sampled_from(["all", "targets"]),
         "token_clip": st.sampled_from([None, None, 0.5]),
@@ -109,7 +113,7 @@ FAMILIES = st.sampled_from([partial(LinearRegression, noise_std=0.1), LinearClas
 
 
 @given(OPTIONS, TOKENS, FAMILIES, st.integers(1, 9), st.integers(1, 40), st.sampled_from(["best", "avx2", "portable"]))
-@settings(max_examples=25, phases=[Phase.generate])  # shrinking would compile for minutes
+@settings(max_examples=35, phases=[Phase.generate])  # shrinking would compile for minutes
 def test_drawn_stacks(options, tokens, family, context_length, batch_size, instruction_set):
     require(instruction_set)
     config = StackConfig(**options | {"attention": options["attention"][: options["num_layers"]]})
@@ -142,6 +146,17 @@ PATHS = {
         ConcatenatedTokens(),
     ),
     "shuffled codes": (FIG_5, AlternatingTokens(Positions(permuted=True))),
+    "block MLPs": (BLOCKS, ConcatenatedTokens()),
+    "block MLPs, one layer": (StackConfig(mlp="block"), ConcatenatedTokens()),
+    "block MLPs, clip that is reached": (dataclasses.replace(BLOCKS, token_clip=0.4), ConcatenatedTokens()),
+    "block MLPs, softmax, normalised": (
+        StackConfig(num_layers=3, attention=("softmax", "mixed", "linear"), mlp="block", layer_norm="between"),
+        AlternatingTokens(),
+    ),
+    "block MLPs, targets alone": (
+        StackConfig(num_layers=2, attention=("softmax",), mlp="block", mlp_bias=False, update="targets"),
+        ConcatenatedTokens(),
+    ),
     "linear, alternating": (StackConfig(num_layers=3, tied=False), AlternatingTokens()),
     "linear, alternating, clip": (StackConfig(num_layers=3, tied=False, token_clip=50.0), AlternatingTokens()),
     "linear, alternating, one layer": (StackConfig(num_heads=2), AlternatingTokens()),
@@ -165,6 +180,7 @@ CLASSIFIERS = {
     "softmax": StackConfig(attention=("softmax",), num_heads=2),
     "two layers": StackConfig(num_layers=2),
     "clip that is reached": StackConfig(num_layers=2, tied=False, token_clip=0.45),
+    "block MLPs": StackConfig(num_layers=2, mlp="block"),
 }
 
 
@@ -221,11 +237,15 @@ def test_not_finite_is_reported():
 
 
 def test_lanes_without_a_task_count_nothing():
-    """LayerNorm's offset gives empty lanes tokens of their own, which must not count."""
-    config, tokens, task = StackConfig(layer_norm="before"), ConcatenatedTokens(), LinearRegression(input_size=3)
+    """LayerNorm's offset and the MLPs' biases give empty lanes tokens of their own, which must not count."""
+    tokens, task = ConcatenatedTokens(), LinearRegression(input_size=3)
+    config = StackConfig(layer_norm="before")
     weights = weights_for(config, tokens, task)
     offset = LayerNormWeights(weights.attention_norm.scale, jnp.full_like(weights.attention_norm.offset, 3.0))
     assert_correct(config, tokens, task, 3, dataclasses.replace(weights, attention_norm=offset))
+    weights = weights_for(BLOCKS, tokens, task)
+    biased = dataclasses.replace(weights.mlp, b_2=jnp.full_like(weights.mlp.b_2, 0.5))
+    assert_correct(BLOCKS, tokens, task, 3, dataclasses.replace(weights, mlp=biased))
 
 
 def test_tasks_that_jax_makes():
@@ -255,9 +275,16 @@ def test_any_number_of_threads_gives_the_same_bits(name):
 def test_weights_that_lack_a_part_are_refused():
     """In place of reading memory that is not there."""
     tokens, task = ConcatenatedTokens(), LinearRegression(input_size=3)
-    for config in (StackConfig(layer_norm="before"), StackConfig(attention=("mixed",))):
+    for config in (
+        StackConfig(layer_norm="before"),
+        StackConfig(attention=("mixed",)),
+        StackConfig(mlp="block"),
+        StackConfig(mlp="block", layer_norm="between"),
+    ):
         with pytest.raises(jax.errors.JaxRuntimeError, match="do not fit"):
             run(config, tokens, task, 8, weights_for(StackConfig(), tokens, task))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="do not fit"):
+        run(StackConfig(), tokens, task, 8, weights_for(StackConfig(mlp="block"), tokens, task))
 
 
 def test_which_stacks_are_native():
@@ -267,11 +294,12 @@ def test_which_stacks_are_native():
         StackConfig(layer_norm="before"),
         StackConfig(causal=True),
         StackConfig(attention=("mixed",)),
+        StackConfig(mlp="block"),
     ):
         for each in (tokens, ConcatenatedTokens()):
             assert training_path(config, each) == "native"
             assert native.native_kernel(config, each, LinearRegression(), 8) is not None
-    for config in (StackConfig(mlp="block"), StackConfig(embedding_size=7), StackConfig(mlp="input")):
+    for config in (StackConfig(embedding_size=7), StackConfig(mlp="input")):
         assert training_path(config, tokens) == "jax"
     assert training_path(FIG_5, AlternatingTokens(Positions("learned"))) == "jax"
 

@@ -1,5 +1,5 @@
-// Stacks with softmax or mixed attention, LayerNorm or a causal mask: any stack of attention, in fact, but the other
-// forms are faster for what is linear.
+// Stacks with softmax or mixed attention, LayerNorm or a causal mask, with or without MLPs: any stack of attention, in
+// fact, but the other forms are faster for what is linear.
 //
 // The last layer reads the keys through its readers alone. So where it reads tokens as the layer before leaves them,
 // that layer moves the query alone: of a moved key e + sum_h a_h K C_h, the dot product with u is
@@ -20,13 +20,12 @@ class AttentionForm {
         reader_(problem, arena),
         size_(problem.token_size),
         heads_(problem.num_heads),
-        outputs_(problem.output_size),
-        targets_(problem.token_size - problem.output_size),
         tokens_count_(problem.num_tokens),
         keys_(problem.num_keys),
         last_(problem.num_layers - 1),
         tokens_size_(tokens_count_ * size_),
-        reads_moved_keys_(last_ > 0 && !layers.normalises(last_) && problem.token_clip == __builtin_inff()),
+        reads_moved_keys_(last_ > 0 && !layers.normalises(last_) && !layers.has_mlps() &&
+                          problem.token_clip == __builtin_inff()),
         moved_layers_(reads_moved_keys_ ? last_ - 1 : last_),
         below_(problem, layers, moved_layers_, arena),
         readers_(problem, layers, arena),
@@ -71,8 +70,7 @@ class AttentionForm {
              size_, read_gradient, size_);
     for (int i = 0; i < size_; ++i) below_.query_of(read_gradient)[i] += readers_.query_gradient[i];
     clear(gradient, tokens_size_);
-    for (int output = 0; output < outputs_; ++output)
-      below_.query_of(gradient)[targets_ + output] = readers_.errors[output];
+    add_errors(below_.query_of(gradient));
     below_.add_read_gradient(last_);
   }
 
@@ -122,7 +120,7 @@ class AttentionForm {
     Vector* own_reader = readers_.vectors + readers_.count * size_;
     Vector* own_row = readers_.dots_gradient + readers_.count * tokens_count_;
     for (int i = 0; i < size_; ++i) own_reader[i] = readers_.query_gradient[i];
-    for (int output = 0; output < outputs_; ++output) own_reader[targets_ + output] += readers_.errors[output];
+    add_errors(own_reader);
     clear(own_row, tokens_count_);
     own_row[tokens_count_ - 1] = broadcast(1.0f);
 
@@ -151,6 +149,11 @@ class AttentionForm {
     below_.add_read_gradient(layer);
   }
 
+  void add_errors(Vector* query_gradient) const {
+    for (int entry = 0; entry < readers_.entries; ++entry)
+      query_gradient[readers_.first_entry + entry] += readers_.errors[entry];
+  }
+
   // Of rank_ rows per head, the last of which is the query's own.
   Vector* of_head(Vector* rows, int head, int row_size) const { return rows + size_t(head) * rank_ * row_size; }
   Vector* row_of_query(Vector* rows, int head, int row_size) const {
@@ -163,7 +166,7 @@ class AttentionForm {
   const Layers& layers_;
   TokenReader<SIZE> reader_;
   Size<SIZE> size_;
-  int heads_, outputs_, targets_, tokens_count_, keys_, last_;
+  int heads_, tokens_count_, keys_, last_;
   size_t tokens_size_;
   bool reads_moved_keys_;
   int moved_layers_;             // that move all tokens

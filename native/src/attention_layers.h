@@ -1,10 +1,9 @@
 // Layers of attention that move all tokens, forward and backward: softmax, mixed or linear, with or without LayerNorm,
-// a causal mask and a clip.
+// a causal mask, MLPs and a clip.
 #pragma once
 
 #include "attention.h"
-#include "clip.h"
-#include "layer_norm.h"
+#include "block_mlp.h"
 
 namespace innerloop::INNERLOOP_TARGET {
 
@@ -26,14 +25,14 @@ class AttentionLayers {
         tokens_count_(problem.num_tokens),
         keys_(problem.num_keys),
         tokens_size_(tokens_count_ * size_),
-        row_size_(tokens_count_ * keys_) {
+        row_size_(tokens_count_ * keys_),
+        clips_(problem.token_clip, tokens_size_, moved_layers, arena),
+        mlps_(problem, layers, moved_layers, arena) {
     const size_t formed_layers = problem.num_layers - 1;
     bool has_mixed = false;
     for (size_t layer = 0; layer < formed_layers; ++layer) has_mixed |= problem.attention[layer] == Attention::mixed;
 
     tokens_ = arena.take(tokens_size_ * (moved_layers + 1));
-    derivatives_ = arena.take(problem.token_clip < __builtin_inff() ? tokens_size_ * moved_layers : 0);
-    is_clipped_ = arena.take<bool>(moved_layers);
     const size_t norms = problem.norm_scale ? moved_layers + 1 : 0;
     read_ = arena.take(tokens_size_ * norms);
     normalised_ = arena.take(tokens_size_ * norms);
@@ -83,10 +82,10 @@ class AttentionLayers {
     }
   }
 
-  // Moves all tokens by attention to values K C_h.
+  // Moves all tokens by attention to values K C_h, and by the block's MLP.
   void move(int layer) const {
     const Vector* E = read_tokens(layer);
-    Vector* moved = tokens(layer + 1);
+    Vector* moved = mlps_.attended(layer, tokens(layer + 1));
     for (size_t entry = 0; entry < tokens_size_; ++entry) moved[entry] = tokens(layer)[entry];
     for (int head = 0; head < heads_; ++head) {
       multiply(matrix(E, size_), matrix(layers_.C(layer, head), size_), keys_, size_, size_, values(layer, head),
@@ -94,8 +93,8 @@ class AttentionLayers {
       multiply<Then::add>(matrix(attention(layer, head), keys_), matrix(values(layer, head), size_), tokens_count_,
                           keys_, size_, moved, size_);
     }
-    is_clipped_[layer] = problem_.token_clip < __builtin_inff() &&
-                         clip_tokens(moved, tokens_size_, problem_.token_clip, derivatives(layer));
+    clips_.apply(layer, moved);
+    mlps_.move(layer, tokens(layer + 1));
   }
 
   // Gradients by a layer's tokens are needed for the layers below and for LayerNorm.
@@ -106,8 +105,8 @@ class AttentionLayers {
   //
   //     dV_h = a_h^T dE',   dC_h = K^T dV_h,   dK = dV_h C_h^T,   da_h = dE' V_h^T.
   void differentiate(int layer) const {
-    if (is_clipped_[layer])
-      for (size_t entry = 0; entry < tokens_size_; ++entry) tokens_gradient[entry] *= derivatives(layer)[entry];
+    mlps_.differentiate(layer, tokens_gradient);
+    clips_.differentiate(layer, tokens_gradient);
     const auto gradient = matrix(tokens_gradient, size_);
     if (needs_tokens(layer)) clear(read_gradient, tokens_size_);
     for (int head = 0; head < heads_; ++head) {
@@ -157,7 +156,6 @@ class AttentionLayers {
   }
 
  private:
-  Vector* derivatives(int layer) const { return derivatives_ + tokens_size_ * layer; }
   Vector* queries(int layer, int head) const { return queries_ + tokens_size_ * (layer * heads_ + head); }
   Vector* values(int layer, int head) const { return values_ + size_t(keys_) * size_ * (layer * heads_ + head); }
   Normalised normalised(int layer) const {
@@ -178,8 +176,9 @@ class AttentionLayers {
   int heads_, tokens_count_, keys_;
   size_t tokens_size_, row_size_;
   // Kept from the way forward, per layer, and per head where there are heads.
-  Vector *tokens_, *derivatives_;
-  bool* is_clipped_;
+  Clips clips_;  // of attention
+  BlockMLPs<SIZE> mlps_;
+  Vector* tokens_;
   Vector *read_, *normalised_, *inverses_;
   Vector *queries_, *attention_, *scores_, *softmax_, *values_;
   // On the way back.

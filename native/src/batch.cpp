@@ -7,13 +7,18 @@ namespace innerloop {
 StackSums stack_sums(const Problem& problem) {
   const size_t layers = problem.num_distinct_layers, size = problem.token_size;
   const size_t products = layers * problem.num_heads * size * size, norms = problem.norm_scale ? layers * size : 0;
+  const size_t hidden = problem.hidden_size, mlp_norms = problem.mlp_norm_scale ? layers * size : 0;
   StackSums sums{};
   sums.A = 1;  // behind the loss
   sums.C = sums.A + products;
   sums.shares = sums.C + products;
   sums.norm_scale = sums.shares + (problem.shares ? layers : 0);
   sums.norm_offset = sums.norm_scale + norms;
-  sums.count = sums.norm_offset + norms;
+  sums.into_hidden = sums.norm_offset + norms;
+  sums.out_of_hidden = sums.into_hidden + layers * (size + 1) * hidden;
+  sums.mlp_norm_scale = sums.out_of_hidden + (hidden ? layers * (hidden + 1) * size : 0);
+  sums.mlp_norm_offset = sums.mlp_norm_scale + mlp_norms;
+  sums.count = sums.mlp_norm_offset + mlp_norms;
   return sums;
 }
 
@@ -31,11 +36,16 @@ void visit_transposed(const Problem& problem, Use use) {
 
 }  // namespace
 
-void run_batch(const BlockKernel& kernel, Problem problem, const StackWeights& weights, float damping,
-               bool writes_targets_only, int num_threads, const Schedule& schedule, const StackResults& results) {
+void run_batch(const BlockKernel& kernel, Problem problem, const StackArrays<const float>& weights, float damping,
+               bool writes_targets_only, int num_threads, const Schedule& schedule, float* loss,
+               const StackArrays<float>& gradient) {
   problem.shares = weights.shares;
   problem.norm_scale = weights.norm_scale;
   problem.norm_offset = weights.norm_offset;
+  problem.into_hidden = weights.into_hidden;
+  problem.out_of_hidden = weights.out_of_hidden;
+  problem.mlp_norm_scale = weights.mlp_norm_scale;
+  problem.mlp_norm_offset = weights.mlp_norm_offset;
   const StackSums where = stack_sums(problem);
   thread_local std::vector<float> row_form;
   row_form.resize(2 * (where.C - where.A));
@@ -58,17 +68,21 @@ void run_batch(const BlockKernel& kernel, Problem problem, const StackWeights& w
   };
   const float* total = sum_over_chunks(std::move(sum), num_threads, schedule);
   const float share = 1.0f / problem.batch_size;
-  *results.loss = share * total[where.loss];
+  *loss = share * total[where.loss];
   visit_transposed(problem, [&](size_t entry, size_t transposed, int column) {
-    results.W_KQ_gradient[transposed] = share * total[where.A + entry];
-    results.W_PV_gradient[transposed] = share * C_factor(column) * total[where.C + entry];
+    gradient.W_KQ[transposed] = share * total[where.A + entry];
+    gradient.W_PV[transposed] = share * C_factor(column) * total[where.C + entry];
   });
   auto write = [&](size_t first, size_t last, float* out) {
     for (size_t entry = first; entry < last; ++entry) out[entry - first] = share * total[entry];
   };
-  write(where.shares, where.norm_scale, results.shares_gradient);
-  write(where.norm_scale, where.norm_offset, results.norm_scale_gradient);
-  write(where.norm_offset, where.count, results.norm_offset_gradient);
+  write(where.shares, where.norm_scale, gradient.shares);
+  write(where.norm_scale, where.norm_offset, gradient.norm_scale);
+  write(where.norm_offset, where.into_hidden, gradient.norm_offset);
+  write(where.into_hidden, where.out_of_hidden, gradient.into_hidden);
+  write(where.out_of_hidden, where.mlp_norm_scale, gradient.out_of_hidden);
+  write(where.mlp_norm_scale, where.mlp_norm_offset, gradient.mlp_norm_scale);
+  write(where.mlp_norm_offset, where.count, gradient.mlp_norm_offset);
 }
 
 }  // namespace innerloop

@@ -6,18 +6,19 @@
 
 namespace innerloop {
 
-// Weights and results as the Python code has them: products [num_distinct_layers, num_heads, token_size, token_size],
-// softmax's shares [num_distinct_layers], and LayerNorm's scale and offset [num_distinct_layers, token_size]; null if
-// missing.
-struct StackWeights {
-  const float *W_KQ, *W_PV, *shares, *norm_scale, *norm_offset;
-};
-struct StackResults {
-  float *loss, *W_KQ_gradient, *W_PV_gradient, *shares_gradient, *norm_scale_gradient, *norm_offset_gradient;  // means
+// Arrays as the Python code has them: products [num_distinct_layers, num_heads, token_size, token_size], softmax's shares
+// [num_distinct_layers], LayerNorm's scale and offset [num_distinct_layers, token_size], and the block MLPs' weights as
+// in Problem. Of what a stack lacks, weights are null.
+template <class Float>
+struct StackArrays {
+  Float *W_KQ, *W_PV, *shares, *norm_scale, *norm_offset, *into_hidden, *out_of_hidden, *mlp_norm_scale,
+      *mlp_norm_offset;
 };
 
 // Fills in the weights of `problem`, and computes. The same bits come out for any number of threads.
-void run_batch(const BlockKernel& kernel, Problem problem, const StackWeights& weights, float damping,
-               bool writes_targets_only, int num_threads, const Schedule& schedule, const StackResults& results);
+// Loss and gradient are means over the batch.
+void run_batch(const BlockKernel& kernel, Problem problem, const StackArrays<const float>& weights, float damping,
+               bool writes_targets_only, int num_threads, const Schedule& schedule, float* loss,
+               const StackArrays<float>& gradient);
 
 }  // namespace innerloop

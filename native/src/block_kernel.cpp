@@ -32,7 +32,9 @@ bool is_linear(const Problem& problem) {
   return !problem.is_causal;
 }
 
-bool moves_tokens(const Problem& problem) { return problem.num_layers == 1 || problem.token_clip < __builtin_inff(); }
+bool moves_tokens(const Problem& problem) {
+  return problem.num_layers == 1 || problem.token_clip < __builtin_inff() || problem.hidden_size > 0;
+}
 
 // Code for one token size. The one that is used most, ten inputs and one output, is known when compiling.
 struct Form {

@@ -1,7 +1,7 @@
 // The clip of token entries to +-limit, and its derivative.
 #pragma once
 
-#include "simd.h"
+#include "arena.h"
 
 namespace innerloop::INNERLOOP_TARGET {
 
@@ -18,17 +18,44 @@ INNERLOOP_INLINE Vector clipped(Vector value, float limit) {
   return value < low ? low : value;
 }
 
-// Clips tokens and says whether any entry was reached; only then are the derivatives written. Training rarely touches
-// the clip, so usually this is one read of the tokens.
-inline bool clip_tokens(Vector* tokens, size_t count, float limit, Vector* derivatives) {
-  Mask is_reached{};
-  for (size_t entry = 0; entry < count; ++entry) is_reached |= absolute(tokens[entry]) >= limit;
-  if (!any(is_reached)) return false;
-  for (size_t entry = 0; entry < count; ++entry) {
-    derivatives[entry] = clip_derivative(tokens[entry], limit);
-    tokens[entry] = clipped(tokens[entry], limit);
+// The clip of whole arrays of tokens, each in a place of its own, with what the way back needs. Training rarely touches
+// the clip, so derivatives are written only where an entry was reached: usually clipping is one read of the tokens.
+class Clips {
+ public:
+  Clips(float limit, size_t tokens_size, int num_places, Arena& arena)
+      : limit_(limit),
+        tokens_size_(tokens_size),
+        is_reached_(arena.take<bool>(num_places)),
+        derivatives_(arena.take(limit < __builtin_inff() ? tokens_size * num_places : 0)) {}
+
+  bool is_reached(int place) const { return is_reached_[place]; }
+
+  void apply(int place, Vector* tokens) const {
+    is_reached_[place] = false;
+    if (!(limit_ < __builtin_inff())) return;
+    Mask is_reached{};
+    for (size_t entry = 0; entry < tokens_size_; ++entry) is_reached |= absolute(tokens[entry]) >= limit_;
+    if (!any(is_reached)) return;
+    is_reached_[place] = true;
+    Vector* derivatives = derivatives_ + tokens_size_ * place;
+    for (size_t entry = 0; entry < tokens_size_; ++entry) {
+      derivatives[entry] = clip_derivative(tokens[entry], limit_);
+      tokens[entry] = clipped(tokens[entry], limit_);
+    }
   }
-  return true;
-}
+
+  // The gradient by the clipped tokens becomes the one by the tokens before.
+  void differentiate(int place, Vector* gradient) const {
+    if (!is_reached_[place]) return;
+    const Vector* derivatives = derivatives_ + tokens_size_ * place;
+    for (size_t entry = 0; entry < tokens_size_; ++entry) gradient[entry] *= derivatives[entry];
+  }
+
+ private:
+  float limit_;
+  size_t tokens_size_;
+  bool* is_reached_;
+  Vector* derivatives_;
+};
 
 }  // namespace innerloop::INNERLOOP_TARGET

@@ -15,11 +15,13 @@
 namespace innerloop {
 
 // Attributes that both kinds of batches have. `attention` has one digit per layer, see Attention; `layout` is a Layout,
-// `content_size` and `is_permuted` are of alternating tokens; `loss` is a Loss; `first_norm` is the first layer with LayerNorm.
+// `content_size` and `is_permuted` are of alternating tokens; `loss` is a Loss; `first_norm` is the first layer with LayerNorm
+// before its attention; `has_mlps` and `normalises_mlps` say what weights there must be.
 // `instruction_set` is "best" but in tests; `num_threads` 0 means all.
 struct Options {
   std::string_view attention;
-  int32_t layout, content_size, is_permuted, loss, query_in_keys, writes_targets_only, is_causal, first_norm, num_threads;
+  int32_t layout, content_size, is_permuted, loss, query_in_keys, writes_targets_only, is_causal, first_norm, has_mlps,
+      normalises_mlps, num_threads;
   float damping, token_clip, logit_scale;
   std::string_view instruction_set;
 };
@@ -43,6 +45,7 @@ XLA_FFI_REGISTER_STRUCT_ATTR_DECODING(
     xla::ffi::StructMember<int32_t>("is_permuted"), xla::ffi::StructMember<int32_t>("loss"),
     xla::ffi::StructMember<int32_t>("query_in_keys"), xla::ffi::StructMember<int32_t>("writes_targets_only"),
     xla::ffi::StructMember<int32_t>("is_causal"), xla::ffi::StructMember<int32_t>("first_norm"),
+    xla::ffi::StructMember<int32_t>("has_mlps"), xla::ffi::StructMember<int32_t>("normalises_mlps"),
     xla::ffi::StructMember<int32_t>("num_threads"), xla::ffi::StructMember<float>("damping"),
     xla::ffi::StructMember<float>("token_clip"), xla::ffi::StructMember<float>("logit_scale"),
     xla::ffi::StructMember<std::string_view>("instruction_set"));
@@ -99,25 +102,35 @@ int threads_of(const ffi::ThreadPool& pool, int32_t num_threads) {
   return num_threads > 0 ? num_threads : static_cast<int>(pool.num_threads());
 }
 
-// Weights of a stack and their gradients, in this order; those that a stack lacks have no entries.
-struct WeightArrays {
-  Floats W_KQ, W_PV, shares, norm_scale, norm_offset;
-};
-struct GradientArrays {
-  FloatResult loss, W_KQ, W_PV, shares, norm_scale, norm_offset;
-};
+// The last arrays of a call are a stack's weights, and its last results their gradients, both in the order of StackArrays.
+// Of parts that a stack lacks, arrays have no entries.
+constexpr size_t NUM_STACK_ARRAYS = 9;
 
-const float* or_null(const Floats& array) { return array.element_count() ? array.typed_data() : nullptr; }
+template <class Float, class Find>
+StackArrays<Float> stack_arrays(Find find) {
+  return {find(0), find(1), find(2), find(3), find(4), find(5), find(6), find(7), find(8)};
+}
 
-ffi::Error run(ffi::ThreadPool& pool, const Options& options, const WeightArrays& weights,
-               const Floats& initial_weights, const Floats& codes, int num_pairs, int batch_size, Data data,
-               GradientArrays& gradients) {
+ffi::Error run(ffi::ThreadPool& pool, const Options& options, const Floats& initial_weights, const Floats& codes,
+               int num_pairs, int batch_size, Data data, const ffi::RemainingArgs& arrays, FloatResult& loss,
+               const ffi::RemainingRets& results) {
   const BlockKernel* kernel = find_kernel(options.instruction_set);
   if (!kernel) return unknown_instruction_set(options.instruction_set);
   const auto layout = static_cast<Layout>(options.layout);
   std::vector<Attention> attention;
   for (char digit : options.attention) attention.push_back(static_cast<Attention>(digit - '0'));
-  const auto shape = weights.W_KQ.dimensions();  // distinct layers, heads, token size, token size
+  std::vector<Floats> weights;
+  std::vector<FloatResult> gradients;
+  for (size_t place = 0; place < NUM_STACK_ARRAYS; ++place) {
+    const auto array = arrays.get<Floats>(place);
+    const auto result = results.get<Floats>(place);
+    if (!array.has_value()) return array.error();
+    if (!result.has_value()) return result.error();
+    weights.push_back(*array);
+    gradients.push_back(*result);
+  }
+  const auto count = [&](size_t place) { return weights[place].element_count(); };
+  const auto shape = weights[0].dimensions();  // W_KQ: distinct layers, heads, token size, token size
   Problem problem{};
   problem.num_layers = static_cast<int>(attention.size());
   problem.num_distinct_layers = static_cast<int>(shape[0]);
@@ -136,60 +149,52 @@ ffi::Error run(ffi::ThreadPool& pool, const Options& options, const WeightArrays
   problem.logit_scale = options.logit_scale;
   problem.is_causal = options.is_causal;
   problem.first_norm = options.first_norm;
+  problem.hidden_size = static_cast<int>(weights[5].dimensions()[2]);
   data.layout = layout;
   data.codes = codes.typed_data();
   data.content_size = options.content_size;
   data.is_permuted = options.is_permuted;
   problem.data = data;
-  const size_t layers = problem.num_distinct_layers, size = problem.token_size;
+  const size_t layers = problem.num_distinct_layers, size = problem.token_size, hidden = problem.hidden_size;
   const bool is_mixed = std::find(attention.begin(), attention.end(), Attention::mixed) != attention.end();
-  const bool is_normalised = options.first_norm < problem.num_layers;
+  const size_t norms = options.first_norm < problem.num_layers ? layers * size : 0;
+  const size_t mlp_norms = options.normalises_mlps ? layers * size : 0;
   const bool fits_layers = layers == 1 || problem.num_distinct_layers == problem.num_layers;
-  const bool fits_parts = (!is_mixed || weights.shares.element_count() == layers) &&
-                          (!is_normalised || (weights.norm_scale.element_count() == layers * size &&
-                                              weights.norm_offset.element_count() == layers * size));
+  const bool fits_parts = (!is_mixed || count(2) == layers) && (!norms || (count(3) == norms && count(4) == norms)) &&
+                          bool(options.has_mlps) == (hidden > 0) && count(5) == layers * (size + 1) * hidden &&
+                          count(6) == (hidden ? layers * (hidden + 1) * size : 0) && count(7) == mlp_norms &&
+                          count(8) == mlp_norms;
   const bool fits_tokens = layout != Layout::pairs || problem.input_size + problem.output_size == problem.token_size;
   const bool fits_codes = layout != Layout::alternating || codes.element_count() == problem.num_tokens * size;
   if (!fits_layers || !fits_parts || !fits_tokens || !fits_codes)
     return ffi::Error::InvalidArgument("the shapes of the weights do not fit each other, the layers or the tokens");
   run_batch(*kernel, problem,
-            {weights.W_KQ.typed_data(), weights.W_PV.typed_data(), or_null(weights.shares), or_null(weights.norm_scale),
-             or_null(weights.norm_offset)},
+            stack_arrays<const float>([&](size_t place) { return count(place) ? weights[place].typed_data() : nullptr; }),
             options.damping, options.writes_targets_only, threads_of(pool, options.num_threads),
-            [&](std::function<void()> task) { pool.Schedule(std::move(task)); },
-            {gradients.loss->typed_data(), gradients.W_KQ->typed_data(), gradients.W_PV->typed_data(),
-             gradients.shares->typed_data(), gradients.norm_scale->typed_data(), gradients.norm_offset->typed_data()});
+            [&](std::function<void()> task) { pool.Schedule(std::move(task)); }, loss->typed_data(),
+            stack_arrays<float>([&](size_t place) { return gradients[place]->typed_data(); }));
   return ffi::Error::Success();
 }
 
 ffi::Error sampled_batch(ffi::ThreadPool pool, Options options, Names names, int32_t num_pairs, int32_t batch_size,
-                         Floats W_KQ, Floats W_PV, Floats shares, Floats norm_scale, Floats norm_offset,
-                         Floats initial_weights, Floats codes, Floats scales, Words stream, Step step, FloatResult loss,
-                         FloatResult W_KQ_gradient, FloatResult W_PV_gradient, FloatResult shares_gradient,
-                         FloatResult norm_scale_gradient, FloatResult norm_offset_gradient) {
+                         Floats initial_weights, Floats codes, Floats scales, Words stream, Step step,
+                         ffi::RemainingArgs weights, FloatResult loss, ffi::RemainingRets gradients) {
   Data data{};
   set_keys(data, stream, step, names);
   data.input_scale = scales.typed_data()[0];
   data.target_scale = scales.typed_data()[1];
   data.noise_std = scales.typed_data()[2];
-  GradientArrays gradients{
-      loss, W_KQ_gradient, W_PV_gradient, shares_gradient, norm_scale_gradient, norm_offset_gradient};
-  return run(pool, options, {W_KQ, W_PV, shares, norm_scale, norm_offset}, initial_weights, codes, num_pairs,
-             batch_size, data, gradients);
+  return run(pool, options, initial_weights, codes, num_pairs, batch_size, data, weights, loss, gradients);
 }
 
 // Batches that come as pairs or as tokens.
-ffi::Error given_batch(ffi::ThreadPool pool, Options options, Floats W_KQ, Floats W_PV, Floats shares,
-                       Floats norm_scale, Floats norm_offset, Floats initial_weights, Floats codes, Floats inputs,
-                       Floats targets, FloatResult loss, FloatResult W_KQ_gradient, FloatResult W_PV_gradient,
-                       FloatResult shares_gradient, FloatResult norm_scale_gradient, FloatResult norm_offset_gradient) {
+ffi::Error given_batch(ffi::ThreadPool pool, Options options, Floats initial_weights, Floats codes, Floats inputs,
+                       Floats targets, ffi::RemainingArgs weights, FloatResult loss, ffi::RemainingRets gradients) {
   Data data{};
   data.inputs = inputs.typed_data();
   data.targets = targets.typed_data();
-  GradientArrays gradients{
-      loss, W_KQ_gradient, W_PV_gradient, shares_gradient, norm_scale_gradient, norm_offset_gradient};
-  return run(pool, options, {W_KQ, W_PV, shares, norm_scale, norm_offset}, initial_weights, codes,
-             static_cast<int>(inputs.dimensions()[1]), static_cast<int>(inputs.dimensions()[2]), data, gradients);
+  return run(pool, options, initial_weights, codes, static_cast<int>(inputs.dimensions()[1]),
+             static_cast<int>(inputs.dimensions()[2]), data, weights, loss, gradients);
 }
 
 ffi::Error embedded_batch(ffi::ThreadPool pool, EmbeddedOptions options, Floats into_hidden, Floats embedding,
@@ -248,38 +253,51 @@ ffi::Error threads(ffi::ThreadPool pool, ffi::ResultBuffer<ffi::S32> out) {
   return ffi::Error::Success();
 }
 
-// Several arrays of floats, as arguments or results. A binding can neither be copied nor moved, only be added to.
-template <int COUNT, class Binding>
-auto with_arrays(Binding&& binding) {
-  if constexpr (COUNT == 1)
-    return std::move(binding).template Arg<Floats>();
-  else
-    return with_arrays<COUNT - 1>(std::move(binding).template Arg<Floats>());
-}
-template <int COUNT, class Binding>
-auto with_results(Binding&& binding) {
-  if constexpr (COUNT == 1)
-    return std::move(binding).template Ret<Floats>();
-  else
-    return with_results<COUNT - 1>(std::move(binding).template Ret<Floats>());
-}
-
 auto sampled_batch_binding() {
-  auto attributes = ffi::Ffi::Bind()
-                        .Ctx<ffi::ThreadPool>()
-                        .Attr<Options>("options")
-                        .Attr<Names>("names")
-                        .Attr<int32_t>("num_pairs")
-                        .Attr<int32_t>("batch_size");
-  return with_results<6>(with_arrays<8>(std::move(attributes)).Arg<Words>().Arg<Step>());
+  return ffi::Ffi::Bind()
+      .Ctx<ffi::ThreadPool>()
+      .Attr<Options>("options")
+      .Attr<Names>("names")
+      .Attr<int32_t>("num_pairs")
+      .Attr<int32_t>("batch_size")
+      .Arg<Floats>()
+      .Arg<Floats>()
+      .Arg<Floats>()
+      .Arg<Words>()
+      .Arg<Step>()
+      .RemainingArgs()
+      .Ret<Floats>()
+      .RemainingRets();
 }
 
 auto given_batch_binding() {
-  return with_results<6>(with_arrays<9>(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Attr<Options>("options")));
+  return ffi::Ffi::Bind()
+      .Ctx<ffi::ThreadPool>()
+      .Attr<Options>("options")
+      .Arg<Floats>()
+      .Arg<Floats>()
+      .Arg<Floats>()
+      .Arg<Floats>()
+      .RemainingArgs()
+      .Ret<Floats>()
+      .RemainingRets();
 }
 
 auto embedded_batch_binding() {
-  return with_results<5>(with_arrays<6>(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Attr<EmbeddedOptions>("options")));
+  return ffi::Ffi::Bind()
+      .Ctx<ffi::ThreadPool>()
+      .Attr<EmbeddedOptions>("options")
+      .Arg<Floats>()
+      .Arg<Floats>()
+      .Arg<Floats>()
+      .Arg<Floats>()
+      .Arg<Floats>()
+      .Arg<Floats>()
+      .Ret<Floats>()
+      .Ret<Floats>()
+      .Ret<Floats>()
+      .Ret<Floats>()
+      .Ret<Floats>();
 }
 
 auto words_binding() { return ffi::Ffi::Bind().Attr<std::string_view>("instruction_set").Arg<Words>().Ret<Words>(); }

@@ -149,7 +149,7 @@ class GramForm {
       last_layer_.query(head, next_x, b_.vectors + q_pair * size_);
       copy(read_next(layer, q_pair, w_pair), reads_ + head * size_);
     }
-    last_layer_.find_errors(next_x, reads_, reader_.answers());
+    last_layer_.find_errors(next_x, reads_, reader_.answers(), reader_.is_task());
     for (int head = 0; head < heads_; ++head) {
       const int q_pair = 1 + heads_ + head, w_pair = 1 + head;
       last_layer_.weigh(head, b_.vectors + w_pair * size_);

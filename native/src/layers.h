@@ -39,8 +39,26 @@ class Layers {
   Vector* norm_scale_gradient(int layer) const { return sums_ + where_.norm_scale + norm_place(layer); }
   Vector* norm_offset_gradient(int layer) const { return sums_ + where_.norm_offset + norm_place(layer); }
 
+  // The block MLPs' weights, and those of LayerNorm before them, for stacks that have them.
+  bool has_mlps() const { return problem_.hidden_size > 0; }
+  bool normalises_mlps() const { return problem_.mlp_norm_scale; }
+  const float* into_hidden(int layer) const { return problem_.into_hidden + into_hidden_place(layer); }
+  const float* out_of_hidden(int layer) const { return problem_.out_of_hidden + out_of_hidden_place(layer); }
+  Vector* into_hidden_gradient(int layer) const { return sums_ + where_.into_hidden + into_hidden_place(layer); }
+  Vector* out_of_hidden_gradient(int layer) const { return sums_ + where_.out_of_hidden + out_of_hidden_place(layer); }
+  const float* mlp_norm_scale(int layer) const { return problem_.mlp_norm_scale + norm_place(layer); }
+  const float* mlp_norm_offset(int layer) const { return problem_.mlp_norm_offset + norm_place(layer); }
+  Vector* mlp_norm_scale_gradient(int layer) const { return sums_ + where_.mlp_norm_scale + norm_place(layer); }
+  Vector* mlp_norm_offset_gradient(int layer) const { return sums_ + where_.mlp_norm_offset + norm_place(layer); }
+
  private:
   int distinct(int layer) const { return problem_.num_distinct_layers == 1 ? 0 : layer; }
+  size_t into_hidden_place(int layer) const {
+    return size_t(distinct(layer)) * (problem_.token_size + 1) * problem_.hidden_size;
+  }
+  size_t out_of_hidden_place(int layer) const {
+    return size_t(distinct(layer)) * (problem_.hidden_size + 1) * problem_.token_size;
+  }
   size_t norm_place(int layer) const { return size_t(distinct(layer)) * problem_.token_size; }
   size_t offset(int layer, int head) const {
     const size_t square = size_t(problem_.token_size) * problem_.token_size;

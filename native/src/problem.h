@@ -50,7 +50,12 @@ enum class Loss : int32_t { half_squared_error, cross_entropy };
 //
 // r and k being the token and the keys as the layer reads them (as they are, or after LayerNorm), with A = W_KQ^T and
 // C = damping * W_PV^T, whose columns that no layer may write are zero. Where all attention is linear and reads tokens
-// as they are, this is e <- clip(e + sum over heads of e A S C) with S = sum over keys of e^T e.
+// as they are, this is e <- clip(e + sum over heads of e A S C) with S = sum over keys of e^T e. In blocks with an MLP
+//
+//     e <- clip(e + [gelu([r, 1] W), 1] V)
+//
+// follows, with weights W into the hidden units and V out of them, the last row of each the biases; V holds the damping,
+// and zeros in columns that no layer may write.
 struct Problem {
   int num_layers;
   int num_distinct_layers;  // 1 when tied
@@ -71,13 +76,18 @@ struct Problem {
   bool is_causal;                         // a token attends to itself and to tokens before it only
   int first_norm;                         // LayerNorm comes before the attention of this layer and of all above it
   const float *norm_scale, *norm_offset;  // [num_distinct_layers, token_size]; null without LayerNorm
+  int hidden_size;                        // of blocks' MLPs; 0 without them
+  const float* into_hidden;               // W [num_distinct_layers, token_size + 1, hidden_size]
+  const float* out_of_hidden;             // V [num_distinct_layers, hidden_size + 1, token_size]
+  const float *mlp_norm_scale, *mlp_norm_offset;  // as LayerNorm's, of that before the MLPs
   Data data;
 };
 
-// Where the sums over tasks lie: the loss, and the gradients with respect to A, C, the shares and LayerNorm, laid out
-// as these are.
+// Where the sums over tasks lie: the loss, and the gradients with respect to A, C and the other weights, laid out as
+// these are.
 struct StackSums {
-  size_t loss, A, C, shares, norm_scale, norm_offset, count;
+  size_t loss, A, C, shares, norm_scale, norm_offset, into_hidden, out_of_hidden, mlp_norm_scale, mlp_norm_offset,
+      count;
 };
 StackSums stack_sums(const Problem& problem);
 

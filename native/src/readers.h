@@ -1,10 +1,10 @@
 // The last layer of attention, which reads the keys only through their dot products with few vectors, its `readers`:
-// q_h = A_h^T x for the scores, then the target columns C_ho for the values. And the gradient by the keys is a sum of
+// q_h = A_h^T x for the scores, then columns C_ho for the values, those of the entries that the loss reads. And the gradient by the keys is a sum of
 // (gradient of a dot product) x (reader): of low rank.
 #pragma once
 
 #include "attention.h"
-#include "prediction_loss.h"
+#include "query_loss.h"
 
 namespace innerloop::INNERLOOP_TARGET {
 
@@ -15,27 +15,28 @@ template <int SIZE>  // of a token; 0 if only known when running
 class Readers {
  public:
   // `vectors` and `dots_gradient` have room for one more reader, of the caller's.
-  int count;                     // one per head for the scores, then one per head and output for the values
+  int first_entry, entries;      // of the query, that the loss reads
+  int count;                     // one per head for the scores, then one per head and entry for the values
   Vector *vectors, *gradient;    // [count, token_size]
   Vector *dots, *dots_gradient;  // [count, num_keys], [count, num_tokens]
-  Vector* errors;                // the loss's derivative by the query's target entries
+  Vector* errors;                // the loss's derivative by these entries
   Vector* query_gradient;        // by the query as it was read, through the readers
 
   Readers(const Problem& problem, const Layers& layers, Arena& arena)
-      : count(problem.num_heads * (1 + problem.output_size)),
+      : loss_(problem, layers, arena),
         problem_(problem),
         layers_(layers),
         size_(problem.token_size),
         heads_(problem.num_heads),
-        outputs_(problem.output_size),
-        targets_(problem.token_size - problem.output_size),
         tokens_count_(problem.num_tokens),
         keys_(problem.num_keys),
         last_(problem.num_layers - 1) {
     const bool is_mixed = problem.attention[last_] == Attention::mixed;
+    first_entry = loss_.first;
+    entries = loss_.count;
+    count = heads_ * (1 + entries);
     query_gradient = arena.take(size_);
-    errors = arena.take(outputs_);
-    slopes_ = arena.take(outputs_);
+    errors = arena.take(entries);
     vectors = arena.take((count + 1) * size_);
     gradient = arena.take(count * size_);
     dots = arena.take(count * keys_);
@@ -48,9 +49,9 @@ class Readers {
   void find_readers(const Vector* query) const {
     for (int head = 0; head < heads_; ++head) {
       apply(transposed(layers_.A(last_, head), size_), query, size_, size_, vectors + head * size_);
-      for (int output = 0; output < outputs_; ++output) {
-        Vector* reader = vectors + value_of(head, output) * size_;
-        for (int i = 0; i < size_; ++i) reader[i] = broadcast(layers_.C(last_, head)[i * size_ + targets_ + output]);
+      for (int entry = 0; entry < entries; ++entry) {
+        Vector* reader = vectors + value_of(head, entry) * size_;
+        for (int i = 0; i < size_; ++i) reader[i] = broadcast(layers_.C(last_, head)[i * size_ + first_entry + entry]);
       }
     }
   }
@@ -60,33 +61,30 @@ class Readers {
     multiply(matrix(vectors, size_), transposed(E, size_), count, size_, keys_, dots, keys_);
   }
 
-  // From the dot products of keys and readers: the loss, its derivative by the query's target entries, and by the dot
-  // products. Lanes without a task have no error, whatever LayerNorm's offset makes of their tokens.
+  // From the dot products of keys and readers: the loss, its derivative by the query's entries, and by the dot products.
   void find_errors(const Vector* query, const Vector* answers, Mask is_task) const {
     const AttentionOfScores kind(problem_, layers_, last_);
-    for (int output = 0; output < outputs_; ++output) errors[output] = query[targets_ + output];
+    for (int entry = 0; entry < entries; ++entry) errors[entry] = query[first_entry + entry];
     for (int head = 0; head < heads_; ++head) {
       const AttentionRow row = last_row(head);
       kind.apply(row, keys_);
-      for (int output = 0; output < outputs_; ++output) {
-        const Vector* values = dots + size_t(value_of(head, output)) * keys_;
-        for (int key = 0; key < keys_; ++key) errors[output] += row.attention[key] * values[key];
+      for (int entry = 0; entry < entries; ++entry) {
+        const Vector* values = dots + size_t(value_of(head, entry)) * keys_;
+        for (int key = 0; key < keys_; ++key) errors[entry] += row.attention[key] * values[key];
       }
     }
-    const Vector loss = differentiate_loss(problem_, answers, errors, slopes_);
-    layers_.add_loss(is_task ? loss : Vector{});
-    for (int output = 0; output < outputs_; ++output) errors[output] = is_task ? errors[output] : Vector{};
+    loss_.differentiate(answers, is_task, errors);
     for (int head = 0; head < heads_; ++head) {
       const AttentionRow row = last_row(head);
       Vector* scores_gradient = dots_gradient + size_t(head) * tokens_count_;
       clear(scores_gradient, tokens_count_);
-      for (int output = 0; output < outputs_; ++output) {
-        const Vector* values = dots + size_t(value_of(head, output)) * keys_;
-        Vector* values_gradient = dots_gradient + size_t(value_of(head, output)) * tokens_count_;
+      for (int entry = 0; entry < entries; ++entry) {
+        const Vector* values = dots + size_t(value_of(head, entry)) * keys_;
+        Vector* values_gradient = dots_gradient + size_t(value_of(head, entry)) * tokens_count_;
         clear(values_gradient, tokens_count_);
         for (int key = 0; key < keys_; ++key) {
-          values_gradient[key] = errors[output] * row.attention[key];
-          scores_gradient[key] += errors[output] * values[key];
+          values_gradient[key] = errors[entry] * row.attention[key];
+          scores_gradient[key] += errors[entry] * values[key];
         }
       }
       const Vector of_share = kind.differentiate(row, keys_, scores_gradient);
@@ -107,16 +105,16 @@ class Readers {
       multiply<Then::add>(matrix(query, Size<1>()), matrix(of_query, size_), size_, Size<1>(), size_,
                           layers_.A_gradient(last_, head), size_);
       apply<Then::add>(matrix(layers_.A(last_, head), size_), of_query, size_, size_, query_gradient);
-      for (int output = 0; output < outputs_; ++output)
+      for (int entry = 0; entry < entries; ++entry)
         for (int i = 0; i < size_; ++i)
-          layers_.C_gradient(last_, head)[i * size_ + targets_ + output] +=
-              gradient[value_of(head, output) * size_ + i];
+          layers_.C_gradient(last_, head)[i * size_ + first_entry + entry] +=
+              gradient[value_of(head, entry) * size_ + i];
     }
   }
 
  private:
   // Readers of scores come first.
-  int value_of(int head, int output) const { return heads_ + head * outputs_ + output; }
+  int value_of(int head, int entry) const { return heads_ + head * entries + entry; }
   AttentionRow last_row(int head) const {
     const size_t place = size_t(head) * keys_;
     Vector* scores = dots + place;
@@ -124,11 +122,11 @@ class Readers {
     return {scores, softmax_ + place, attention_ + place};
   }
 
+  QueryLoss<SIZE> loss_;
   const Problem& problem_;
   const Layers& layers_;
   Size<SIZE> size_;
-  int heads_, outputs_, targets_, tokens_count_, keys_, last_;
-  Vector* slopes_;                // of the clip
+  int heads_, tokens_count_, keys_, last_;
   Vector *attention_, *softmax_;  // of mixed attention
 };
 

@@ -1,6 +1,6 @@
-// Stacks whose tokens are moved one by one: those with a clip, and single layers.
+// Stacks of linear attention whose tokens are moved one by one: those with a clip or MLPs, and single layers.
 //
-// Every layer but the last forms M = I + sum_h A_h S C_h and moves all tokens: E' = clip(E M). The last one reads the
+// Every layer but the last forms M = I + sum_h A_h S C_h and moves all tokens: E' = clip(E M), then by its MLP. The last one reads the
 // tokens twice and never forms S.
 #pragma once
 
@@ -17,16 +17,16 @@ class TokenForm {
         layers_(layers),
         last_layer_(problem, layers, arena),
         reader_(problem, arena),
+        mlps_(problem, layers, problem.num_layers - 1, arena),
         size_(problem.token_size),
         heads_(problem.num_heads),
         tokens_count_(problem.num_tokens),
         keys_(problem.num_keys),
         square_(size_ * size_),
-        tokens_size_(tokens_count_ * size_) {
+        tokens_size_(tokens_count_ * size_),
+        clips_(problem.token_clip, tokens_size_, problem.num_layers - 1, arena) {
     const size_t full_layers = problem.num_layers - 1;  // all but the last
     tokens_ = arena.take(tokens_size_ * (full_layers + 1));
-    derivatives_ = arena.take(tokens_size_ * full_layers);
-    is_clipped_ = arena.take<bool>(full_layers);
     S_ = arena.take(square_ * full_layers);
     SC_ = arena.take(square_ * full_layers * heads_);
     M_ = arena.take(square_ * full_layers);
@@ -51,7 +51,7 @@ class TokenForm {
     finish();
     int layer = problem_.num_layers - 2;
     if (layer < 0) return;
-    if (!is_clipped_[layer] && 2 * heads_ + 1 < size_)
+    if (!clips_.is_reached(layer) && !mlps_.exist() && 2 * heads_ + 1 < size_)
       differentiate_low_rank(layer--);
     else
       expand(right_);
@@ -73,9 +73,10 @@ class TokenForm {
       multiply(matrix(S(layer), size_), matrix(layers_.C(layer, head), size_), size_, SC(layer, head));
       multiply<Then::add>(matrix(layers_.A(layer, head), size_), matrix(SC(layer, head), size_), size_, M(layer));
     }
-    multiply(matrix(E, size_), matrix(M(layer), size_), tokens_count_, size_, size_, tokens(layer + 1), size_);
-    is_clipped_[layer] =
-        clip_tokens(tokens(layer + 1), tokens_size_, problem_.token_clip, derivatives_ + tokens_size_ * layer);
+    Vector *moved = tokens(layer + 1), *attended = mlps_.attended(layer, moved);
+    multiply(matrix(E, size_), matrix(M(layer), size_), tokens_count_, size_, size_, attended, size_);
+    clips_.apply(layer, attended);
+    mlps_.move(layer, moved);
   }
 
   // The last layer, forward and backward, with S u = E^T (E u) over the keys.
@@ -89,7 +90,7 @@ class TokenForm {
       last_layer_.query(head, x, q + head * size_);
       read(E, q + head * size_, scores_ + head * keys_, reads_ + head * size_);
     }
-    last_layer_.find_errors(x, reads_, reader_.answers());
+    last_layer_.find_errors(x, reads_, reader_.answers(), reader_.is_task());
     for (int head = 0; head < heads_; ++head) {
       last_layer_.weigh(head, w + head * size_);
       read(E, w + head * size_, scores_ + (heads_ + head) * keys_, reads_ + head * size_);
@@ -107,10 +108,8 @@ class TokenForm {
   //     dM = E^T dE',   dA_h = dM (S C_h)^T,   dC_h = S A_h^T dM,   dS = sum_h A_h^T dM C_h^T,
   //     dE = dE' M^T + E (dS + dS^T) over the keys.
   void differentiate(int layer) {
-    if (is_clipped_[layer]) {
-      const Vector* derivatives = derivatives_ + tokens_size_ * layer;
-      for (size_t entry = 0; entry < tokens_size_; ++entry) gradient_[entry] *= derivatives[entry];
-    }
+    mlps_.differentiate(layer, gradient_);
+    clips_.differentiate(layer, gradient_);
     multiply(transposed(tokens(layer), size_), matrix(gradient_, size_), size_, tokens_count_, size_, dM_, size_);
     for (int head = 0; head < heads_; ++head) {
       multiply<Then::add>(matrix(dM_, size_), transposed(SC(layer, head), size_), size_,
@@ -184,12 +183,13 @@ class TokenForm {
   const Layers& layers_;
   LastLayer<SIZE> last_layer_;
   TokenReader<SIZE> reader_;
+  BlockMLPs<SIZE> mlps_;
   Size<SIZE> size_;
   int heads_, tokens_count_, keys_;
   size_t square_, tokens_size_;
   // Kept from the way forward, per layer.
-  Vector *tokens_, *derivatives_, *S_, *SC_, *M_;
-  bool* is_clipped_;
+  Clips clips_;  // of attention
+  Vector *tokens_, *S_, *SC_, *M_;
   // Of the last layer, per head; its gradient in low-rank form, and room for products with its factors.
   Vector *reads_, *left_, *right_, *scores_, *thin_, *left_A_;
   // On the way back.

@@ -1,7 +1,7 @@
 """The native kernel: loss and gradient of a batch in one call to C++ (its sources are in ``native/``).
 
-It serves, in single precision on CPUs, stacks of attention of any kind with or without LayerNorm (`serves_stack`) on
-concatenated and alternating tokens, and for the half squared error one linear layer on embedded tokens
+It serves, in single precision on CPUs, stacks of attention of any kind with or without LayerNorm and MLPs in blocks
+(`serves_stack`) on concatenated and alternating tokens, and for the half squared error one linear layer on embedded tokens
 (`serves_embedded_layer`). For the former, linear regression on uniform inputs is sampled inside the call, from the very
 words that `LinearRegression.draw` would use; otherwise, and for a fixed training set, the call is handed batches that
 JAX made. See ``docs/native.md``.
@@ -77,7 +77,7 @@ def native_kernel(
         prepare, call = _given(task, tokens, batch_size, is_fixed, layout)
 
     def loss_and_gradient(weights, draw):
-        reduced, pull_back = jax.vjp(stack_arrays, weights)
+        reduced, pull_back = jax.vjp(partial(stack_arrays, config, num_targets=task.output_size), weights)
         options = stack_options(config, key_size=weights.attention.W_K.shape[-2]) | {
             "layout": np.int32(_LAYOUTS[layout.kind]),
             "content_size": np.int32(layout.content_size),
@@ -86,7 +86,7 @@ def native_kernel(
             "num_threads": np.int32(num_threads),
             "instruction_set": instruction_set,
         }
-        loss, *gradients = call((*reduced, layout.initial_weights, layout.codes), draw, options)
+        loss, *gradients = call(reduced, (layout.initial_weights, layout.codes), draw, options)
         (gradient,) = pull_back(StackArrays(*gradients))
         return loss, gradient
 
@@ -167,7 +167,8 @@ def _layout(tokens: Tokens, task: Task) -> _Layout:
     return _Layout("alternating", no_weights, codes, tokens.content_size(**sizes), tokens.positions.permuted)
 
 
-# Both kinds of batches give (prepare, call): the halves of a Kernel, the second for arrays in place of weights.
+# Both kinds of batches give (prepare, call): the halves of a Kernel, the second of (weights as arrays, those of the
+# layout, draw, options).
 _Halves = tuple[Callable[..., Any], Callable[..., Any]]
 
 
@@ -183,11 +184,12 @@ def _sampled(task: LinearRegression, batch_size: int) -> _Halves:
             raise ValueError(f"a stream must be a threefry key of two words, got {stream}; use innerloop.keys.root_key")
         return words, jnp.asarray(step, jnp.int32)
 
-    def call(arrays, draw, options):
-        return ffi_call("innerloop_sampled_batch", _results(arrays))(
+    def call(weights, arrays, draw, options):
+        return ffi_call("innerloop_sampled_batch", _results(weights))(
             *arrays,
             scales,
             *draw,
+            *weights,
             options=options,
             names=STREAM_NAMES,
             num_pairs=np.int32(task.context_length + 1),
@@ -201,12 +203,12 @@ def _given(task: Task, tokens: Tokens, batch_size: int, is_fixed: bool, layout: 
     """Batches made by JAX, as pairs or as tokens."""
     source = batch_source(task, batch_size, is_fixed=is_fixed)
 
-    def call(arrays, draw, options):
+    def call(weights, arrays, draw, options):
         batch = source.assemble(draw)
         data = batch.inputs, batch.targets
         if layout.kind == "given":
             data = tokens.encode_batch(batch), batch.targets[:, -1:]
-        return ffi_call("innerloop_given_batch", _results(arrays))(*arrays, *data, options=options)
+        return ffi_call("innerloop_given_batch", _results(weights))(*arrays, *data, *weights, options=options)
 
     return source.prepare, call
 
@@ -244,7 +246,6 @@ def _embedded_layer(
     return Kernel("native", source.prepare, loss_and_gradient, is_fixed=is_fixed)
 
 
-def _results(arrays: tuple[Any, ...]):
-    """Loss and the gradients with respect to the weights, which come first among the arrays."""
-    weights = arrays[: len(StackArrays._fields)]
+def _results(weights: StackArrays):
+    """Loss and the gradients with respect to the weights."""
     return [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((), *(array.shape for array in weights))]

@@ -113,7 +113,7 @@ FAMILIES = st.sampled_from([partial(LinearRegression, noise_std=0.1), LinearClas
 
 
 @given(OPTIONS, TOKENS, FAMILIES, st.integers(1, 9), st.integers(1, 40), st.sampled_from(["best", "avx2", "portable"]))
-@settings(max_examples=35, phases=[Phase.generate])  # shrinking would compile for minutes
+@settings(max_examples=25, phases=[Phase.generate])  # shrinking would compile for minutes
 def test_drawn_stacks(options, tokens, family, context_length, batch_size, instruction_set):
     require(instruction_set)
     config = StackConfig(**options | {"attention": options["attention"][: options["num_layers"]]})

@@ -43,7 +43,7 @@ WORSE = Criterion(low=0.5)
 
 def recipes(preset: Preset, num_seeds: int | None) -> dict[str, Recipe]:
     """The published recipes, shortened where a preset has to be quick, and the five layers of the other experiment."""
-    stack = published(num_layers=10, num_steps=10_000, seeds=tuple(range(num_seeds or (5 if preset == "paper" else 2))))
+    stack = published(num_layers=10, num_steps=20_000, seeds=tuple(range(num_seeds or (5 if preset == "paper" else 2))))
     stack = dataclasses.replace(stack, evaluation_interval=200)
     tuning = published_tuning(num_layers=10, learning_rate=COUPLED_LEARNING_RATE)
     if preset == "quick":
@@ -99,8 +99,6 @@ def _notes(preset: Preset, runs: Mapping[str, Run], data: xr.Dataset) -> list[st
     notes = [loss_note(data)]
     if preset == "quick":
         notes.append(shortened_note(runs[STACK].recipe, runs[TUNING].recipe))
-    elif preset == "paper":
-        notes.append(f"Trained for {runs[STACK].recipe.num_steps} steps, half of the paper's: docs/deviations.md.")
     return notes
 
 

@@ -1,10 +1,10 @@
 """The native kernel: loss and gradient of a batch in one call to C++ (its sources are in ``native/``).
 
 It serves, in single precision on CPUs, stacks of attention of any kind with or without LayerNorm and MLPs in blocks
-(`serves_stack`) on concatenated and alternating tokens, and for the half squared error one linear layer on embedded tokens
-(`serves_embedded_layer`). For the former, linear regression on uniform inputs is sampled inside the call, from the very
-words that `LinearRegression.draw` would use; otherwise, and for a fixed training set, the call is handed batches that
-JAX made. See ``docs/native.md``.
+(`serves_stack`) on concatenated and alternating tokens, and for the half squared error one linear layer on embedded
+tokens (`serves_embedded_layer`). For the former, linear regression on uniform inputs is sampled inside the call, from
+the very words that `LinearRegression.draw` would use; otherwise, and for a fixed training set, the call is handed
+batches that JAX made. See ``docs/native.md``.
 
 The environment variable ``INNERLOOP_NATIVE`` says whether to use it: ``auto`` (the default) where it is built,
 ``required`` to fail where it is not, ``off`` to train in JAX.

@@ -5,8 +5,8 @@ layer, LayerNorm its scale and offset, and a block's MLP moves a token e by
 
     e <- e + (gelu((r, 1) into_hidden), 1) out_of_hidden,    r = e, or e after LayerNorm,
 
-so that the last rows of both arrays are its biases, or zeros. What a stack lacks is an array without entries. Options are
-numbers: an attribute of the call has no other form.
+so that the last rows of both arrays are its biases, or zeros. What a stack lacks is an array without entries. Options
+are numbers: an attribute of the call has no other form.
 """
 
 import math

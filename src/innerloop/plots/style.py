@@ -22,6 +22,7 @@ _LEARNERS: dict[str, dict[str, Any]] = {
         "linewidth": 2,
     },
     "gd++": {"color": "#CC79A7", "marker": "s", "label": "GD++", "linewidth": 3.5, "markersize": 7},
+    "gd++, per step": {"color": "#56B4E9", "marker": "D", "label": "GD++, numbers per step", "linewidth": 2},
     "gd++, tuned exactly": {
         "color": "#56B4E9",
         "marker": "D",

@@ -33,7 +33,7 @@ def _loss_curves(axes: Axes, data: xr.Dataset, title: str) -> None:
         axes.plot(data["step"], data["loss"].sel(seed=seed), color=style["color"], alpha=0.3, linewidth=0.8)
     line_with_band(axes, data["loss"], x="step", over="seed", **style)
     final = data["final_loss"].isel(seed=0)
-    for name in ("gradient descent", "gradient descent, per step", "gd++", "gd++, tuned exactly"):
+    for name in ("gradient descent", "gradient descent, per step", "gd++", "gd++, per step", "gd++, tuned exactly"):
         if name in final["learner"]:
             line: dict[str, Any] = learner_style(name) | {"marker": "", "linewidth": 2}
             axes.axhline(float(final.sel(learner=name)), **line)

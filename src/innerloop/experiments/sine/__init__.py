@@ -19,7 +19,7 @@ def analyse(preset: Preset, runs: Mapping[str, Run], stage: Stage) -> Results:
     for variant in VARIANTS:
         stage(variant)
         parts.append(measure_variant(runs[f"trained, {variant}"], runs[f"mlp and gd, {variant}"]))
-    data = cast(xr.Dataset, xr.concat(parts, "variant", join="outer")).assign_coords(variant=list(VARIANTS))
+    data = cast(xr.Dataset, xr.concat(parts, "variant")).assign_coords(variant=list(VARIANTS))
     claims = published_claims(data.sel(variant="reference"))
     for variant in VARIANTS:
         claims += same_function_claims(data.sel(variant=variant), variant)

@@ -29,15 +29,14 @@ def _figure_4(data: xr.Dataset) -> "Figure":
     rows = figure.subplots(2, 2)
     for row, variant in zip(rows, VARIANTS, strict=True):
         part = data.sel(variant=variant)
-        loss = part["loss"].dropna("step", how="all")  # variants may train for different numbers of steps
         for name in LEARNERS:
             style: dict[str, Any] = learner_style(name) | {"marker": ""}
             for seed in part["seed"].values:
-                row[0].plot(loss["step"], loss.sel(learner=name, seed=seed), color=style["color"], alpha=0.25)
-            line_with_band(row[0], loss.sel(learner=name), x="step", over="seed", **style)
+                row[0].plot(part["step"], part["loss"].sel(learner=name, seed=seed), color=style["color"], alpha=0.25)
+            line_with_band(row[0], part["loss"].sel(learner=name), x="step", over="seed", **style)
             if variant == "reference":
                 row[0].axhline(PUBLISHED_LOSS[name], color=style["color"], linestyle=":", linewidth=1)
-        lowest = 0.7 * float(loss.min())
+        lowest = 0.7 * float(part["loss"].min())
         row[0].set(title=f"{variant}: loss", xlabel="training steps", ylabel="half squared error")
         row[0].set(yscale="log", ylim=(lowest, None))
         row[0].legend()
@@ -55,8 +54,7 @@ def _alignment_panel(axes: "Axes", part: xr.Dataset, title: str) -> None:
     for name, style in MEASURES.items():
         words = {"cosine": "partial cosine", "model_difference": "partial difference"}
         named: dict[str, Any] = style | {"label": words.get(name, style["label"])}
-        values = part[name].dropna("curve_step", how="all")
-        line_with_band(right if name == "cosine" else axes, values, x="curve_step", over="seed", **named)
+        line_with_band(right if name == "cosine" else axes, part[name], x="curve_step", over="seed", **named)
     right.set(ylim=(0, 1.05), ylabel="partial cosine")
     right.grid(visible=False)
     right.spines["right"].set_visible(True)

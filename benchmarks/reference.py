@@ -85,7 +85,7 @@ def check_files(path: Path) -> None:
 
 
 def reference_settings(recipe: Recipe) -> dict[str, Any]:
-    """The published configuration's entries for a recipe on pairs, sine waves or alternating tokens."""
+    """The published configuration's entries for a recipe: pairs (stacks or blocks), sine waves, alternating tokens."""
     task, model, optimizer = recipe.task, recipe.model, recipe.optimizer
     alternates, width = recipe.token_layout == "alternating", model.embedding_size or recipe.token_size
     if isinstance(task, SineWaves):
@@ -128,7 +128,7 @@ def reference_settings(recipe: Recipe) -> dict[str, Any]:
         "b2": optimizer.b2,
         "wd": optimizer.weight_decay,
         "grad_clip_value": optimizer.gradient_clip,
-        "att_only_trans": True,
+        "att_only_trans": model.mlp != "block",
         "use_softmax": False,
         "first_layer_sm": model.attention_kind(0) == "softmax",
         "classic_token_const": alternates,

@@ -5,7 +5,7 @@ from importlib.metadata import version
 
 # Tests compile far more than they compute. `make test-slow` says otherwise; processes that tests start inherit it.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
-if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "true" and version("jaxlib").startswith("0.10."):
+if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] != "false" and version("jaxlib").startswith("0.10."):
     # XLA's older code generator compiles in two thirds of the time. XLA ends the process at a flag that it does not
     # know, hence the version.
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip()

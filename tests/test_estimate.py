@@ -214,6 +214,10 @@ def test_work_of_other_stacks_grows_as_the_formulas_say():
     assert operations_per_task(in_place, task) == 11 * left + token
     assert operations_per_task(dataclasses.replace(one, num_heads=3), task) == 3 * token
     assert operations_per_task(dataclasses.replace(two, mlp="block"), task) == 12 * (token + 12 * 11 * 44 + 60 * 44)
+    # Blocks of linear attention move tokens by M = I + sum of A_h S C_h; with clip and heads as in Fig 8.
+    blocks = StackConfig(num_layers=12, tied=False, num_heads=4, mlp="block", token_clip=10.0)
+    attention = 11 * (9 * 10 * 11**2 + 12 * 4 * 11**3) + 8 * 4 * 10 * 11 + 8 * 4 * 11**2
+    assert operations_per_task(blocks, task) == 200 + attention + 122 * (12 * 11 * 44 + 60 * 44)
     wide = 6 * (2 * 23**2 + 2 * 10 * 23) + 60 * 10
     below = 11 * (6 * (23 * 11 + 2 * 23 * 92) + 60 * 92)
     assert operations_per_task(dataclasses.replace(one, embedding_size=23, mlp="input"), task) == wide + below

@@ -20,11 +20,12 @@ from innerloop.kernels import native, native_library, training_path
 from innerloop.models import LayerNormWeights, StackConfig, run_stack
 from innerloop.tasks import LinearClassification, LinearRegression, RandomNetwork, prediction_loss
 from innerloop.tokens import AlternatingTokens, ConcatenatedTokens, Positions
-from innerloop.training import loop, published_alternating
+from innerloop.training import loop, published_alternating, published_blocks
 
 pytestmark = needs_native
 FIG_5 = published_alternating().model  # softmax, then linear, untied
-BLOCKS = StackConfig(num_layers=3, tied=False, num_heads=2, mlp="block", mlp_widening=3)  # like Fig 8's
+BLOCKS = StackConfig(num_layers=3, tied=False, num_heads=2, mlp="block", mlp_widening=3)
+FIG_8 = published_blocks(num_layers=3).model  # four heads, no biases, a clip that is not reached
 
 
 @pytest.fixture(autouse=True)
@@ -147,8 +148,17 @@ PATHS = {
     ),
     "shuffled codes": (FIG_5, AlternatingTokens(Positions(permuted=True))),
     "block MLPs": (BLOCKS, ConcatenatedTokens()),
+    "block MLPs, as published": (FIG_8, ConcatenatedTokens()),
     "block MLPs, one layer": (StackConfig(mlp="block"), ConcatenatedTokens()),
+    "block MLPs, one layer, only the MLP normalised": (
+        StackConfig(mlp="block", layer_norm="between"),
+        ConcatenatedTokens(),
+    ),
     "block MLPs, clip that is reached": (dataclasses.replace(BLOCKS, token_clip=0.4), ConcatenatedTokens()),
+    "block MLPs, tied, targets alone": (
+        dataclasses.replace(BLOCKS, tied=True, update="targets", damping=-0.6),
+        AlternatingTokens(Positions(permuted=True)),
+    ),
     "block MLPs, softmax, normalised": (
         StackConfig(num_layers=3, attention=("softmax", "mixed", "linear"), mlp="block", layer_norm="between"),
         AlternatingTokens(),
@@ -180,7 +190,8 @@ CLASSIFIERS = {
     "softmax": StackConfig(attention=("softmax",), num_heads=2),
     "two layers": StackConfig(num_layers=2),
     "clip that is reached": StackConfig(num_layers=2, tied=False, token_clip=0.45),
-    "block MLPs": StackConfig(num_layers=2, mlp="block"),
+    "one block": StackConfig(mlp="block"),
+    "softmax blocks": StackConfig(num_layers=2, attention=("softmax",), mlp="block"),
 }
 
 
@@ -243,19 +254,21 @@ def test_lanes_without_a_task_count_nothing():
     weights = weights_for(config, tokens, task)
     offset = LayerNormWeights(weights.attention_norm.scale, jnp.full_like(weights.attention_norm.offset, 3.0))
     assert_correct(config, tokens, task, 3, dataclasses.replace(weights, attention_norm=offset))
-    weights = weights_for(BLOCKS, tokens, task)
-    biased = dataclasses.replace(weights.mlp, b_2=jnp.full_like(weights.mlp.b_2, 0.5))
-    assert_correct(BLOCKS, tokens, task, 3, dataclasses.replace(weights, mlp=biased))
+    for config in (BLOCKS, StackConfig(mlp="block", attention=("softmax",))):
+        weights = weights_for(config, tokens, task)
+        biased = dataclasses.replace(weights.mlp, b_2=jnp.full_like(weights.mlp.b_2, 0.5))
+        assert_correct(config, tokens, task, 3, dataclasses.replace(weights, mlp=biased))
 
 
 def test_tasks_that_jax_makes():
     """The door for given batches, with pairs and with tokens."""
     task = RandomNetwork(input_size=3, output_size=2, context_length=5)
-    for tokens in (ConcatenatedTokens(), AlternatingTokens(), AlternatingTokens(Positions(permuted=True))):
-        weights = weights_for(FIG_5, tokens, task)
-        assert_correct(FIG_5, tokens, task, 21, weights)
-        _, fixed = run(FIG_5, tokens, task, 21, weights, is_fixed=True)
-        _, other = run(FIG_5, tokens, task, 21, weights)
+    cases = [(FIG_5, tokens) for tokens in (AlternatingTokens(), AlternatingTokens(Positions(permuted=True)))]
+    for config, tokens in [(FIG_5, ConcatenatedTokens()), *cases, (BLOCKS, ConcatenatedTokens())]:
+        weights = weights_for(config, tokens, task)
+        assert_correct(config, tokens, task, 21, weights)
+        _, fixed = run(config, tokens, task, 21, weights, is_fixed=True)
+        _, other = run(config, tokens, task, 21, weights)
         assert relative_difference(fixed, other) > 1e-3, "a fixed set is the batch of step 0"
 
 
@@ -304,10 +317,11 @@ def test_which_stacks_are_native():
     assert training_path(FIG_5, AlternatingTokens(Positions("learned"))) == "jax"
 
 
-def test_training_on_alternating_tokens_follows_jax():
-    """A few steps of the published recipe on both paths."""
+@pytest.mark.parametrize("recipe", [published_alternating(), published_blocks(num_layers=3)], ids=["Fig 5", "Fig 8"])
+def test_training_follows_jax(recipe):
+    """A few steps of a published recipe on both paths."""
     recipe = dataclasses.replace(
-        published_alternating(num_steps=20, seeds=(0, 1)), batch_size=64, evaluation_interval=10, evaluation_tasks=64
+        recipe, num_steps=20, seeds=(0, 1), batch_size=64, evaluation_interval=10, evaluation_tasks=64
     )
     losses = []
     for mode in ("required", "off"):

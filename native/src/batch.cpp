@@ -36,9 +36,9 @@ void visit_transposed(const Problem& problem, Use use) {
 
 }  // namespace
 
-void run_batch(const BlockKernel& kernel, Problem problem, const StackArrays<const float>& weights, float damping,
+void run_batch(const BlockKernel& kernel, Problem problem, const StackArrays<const float*>& weights, float damping,
                bool writes_targets_only, int num_threads, const Schedule& schedule, float* loss,
-               const StackArrays<float>& gradient) {
+               const StackArrays<float*>& gradient) {
   problem.shares = weights.shares;
   problem.norm_scale = weights.norm_scale;
   problem.norm_offset = weights.norm_offset;

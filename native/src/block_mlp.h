@@ -56,8 +56,8 @@ class BlockMLP {
     for (int token = 0; token < tokens_count_; ++token)
       for (int i = first_written_; i < size_; ++i)
         after[token * size_ + i] = before[token * size_ + i] + out_of_biases[i];
-    multiply<Then::add>(matrix(units, hidden_), matrix(out_of + first_written_, size_), tokens_count_, hidden_, written_,
-                        after + first_written_, size_);
+    multiply<Then::add>(matrix(units, hidden_), matrix(out_of + first_written_, size_), tokens_count_, hidden_,
+                        written_, after + first_written_, size_);
   }
 
   // The gradient by the tokens after becomes, in place, the one by the tokens before; entries that were not asked for
@@ -66,7 +66,8 @@ class BlockMLP {
   //     dh = gelu' (de' V^T),   dV = [h, 1]^T de',   dW = [r, 1]^T dh,   dr = dh W^T.
   void differentiate(int layer, const Vector* before, Vector* gradient) const {
     const float *into = layers_.into_hidden(layer), *out_of = layers_.out_of_hidden(layer);
-    Vector *into_gradient = layers_.into_hidden_gradient(layer), *out_of_gradient = layers_.out_of_hidden_gradient(layer);
+    Vector *into_gradient = layers_.into_hidden_gradient(layer),
+           *out_of_gradient = layers_.out_of_hidden_gradient(layer);
     const Vector *units = this->units(layer), *slopes = this->slopes(layer), *written = gradient + first_written_;
     multiply<Then::add>(transposed(units, hidden_), matrix(written, size_), hidden_, tokens_count_, written_,
                         out_of_gradient + first_written_, size_);
@@ -119,32 +120,32 @@ template <int SIZE>
 class BlockMLPs {
  public:
   BlockMLPs(const Problem& problem, const Layers& layers, int num_layers, Arena& arena)
-      : exist_(layers.has_mlps()),
+      : layers_(layers),
         tokens_size_(size_t(problem.num_tokens) * problem.token_size),
         mlp_(problem, layers, 0, num_layers, problem.num_tokens, 0, arena),
-        clips_(problem.token_clip, tokens_size_, exist_ ? num_layers : 0, arena),
-        between_(arena.take(exist_ ? tokens_size_ * num_layers : 0)) {}
-
-  bool exist() const { return exist_; }
+        clips_(problem.token_clip, tokens_size_, layers.has_mlps() ? num_layers : 0, arena),
+        between_(arena.take(layers.has_mlps() ? tokens_size_ * num_layers : 0)) {}
 
   // Where the first half of a layer, attention, has to put its tokens; `after` is where they go in the end.
-  Vector* attended(int layer, Vector* after) const { return exist_ ? between_ + tokens_size_ * layer : after; }
+  Vector* attended(int layer, Vector* after) const {
+    return layers_.has_mlps() ? between_ + tokens_size_ * layer : after;
+  }
 
   void move(int layer, Vector* after) const {
-    if (!exist_) return;
+    if (!layers_.has_mlps()) return;
     mlp_.move(layer, attended(layer, after), after);
     clips_.apply(layer, after);
   }
 
   // The gradient by the tokens after the layer becomes the one by the attended tokens.
   void differentiate(int layer, Vector* gradient) const {
-    if (!exist_) return;
+    if (!layers_.has_mlps()) return;
     clips_.differentiate(layer, gradient);
-    mlp_.differentiate(layer, between_ + tokens_size_ * layer, gradient);
+    mlp_.differentiate(layer, attended(layer, nullptr), gradient);
   }
 
  private:
-  bool exist_;
+  const Layers& layers_;
   size_t tokens_size_;
   BlockMLP<SIZE> mlp_;
   Clips clips_;

@@ -5,7 +5,7 @@
 
 namespace innerloop::INNERLOOP_TARGET {
 
-// 2^y to 1e-7, relative; 0 or a huge number where that is out of range, NaN for NaN.
+// 2^y to 1e-7, relative; 0 or a huge number where that is out of range, NaN for what is not finite.
 INNERLOOP_INLINE Vector power_of_two(Vector y) {
 #if defined(__AVX512F__) && INNERLOOP_LANES == 16
   const Vector whole = (Vector)_mm512_maskz_roundscale_ps(0xffff, (__m512)y, _MM_FROUND_TO_NEAREST_INT);

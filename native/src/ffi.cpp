@@ -15,13 +15,13 @@
 namespace innerloop {
 
 // Attributes that both kinds of batches have. `attention` has one digit per layer, see Attention; `layout` is a Layout,
-// `content_size` and `is_permuted` are of alternating tokens; `loss` is a Loss; `first_norm` is the first layer with LayerNorm
-// before its attention; `has_mlps` and `normalises_mlps` say what weights there must be.
-// `instruction_set` is "best" but in tests; `num_threads` 0 means all.
+// `content_size` and `is_permuted` are of alternating tokens; `loss` is a Loss; `first_norm` is the first layer with
+// LayerNorm before its attention; `has_norms` and `has_mlps` say what weights there must be. `instruction_set` is
+// "best" but in tests; `num_threads` 0 means all.
 struct Options {
   std::string_view attention;
-  int32_t layout, content_size, is_permuted, loss, query_in_keys, writes_targets_only, is_causal, first_norm, has_mlps,
-      normalises_mlps, num_threads;
+  int32_t layout, content_size, is_permuted, loss, query_in_keys, writes_targets_only, is_causal, first_norm, has_norms,
+      has_mlps, num_threads;
   float damping, token_clip, logit_scale;
   std::string_view instruction_set;
 };
@@ -45,7 +45,7 @@ XLA_FFI_REGISTER_STRUCT_ATTR_DECODING(
     xla::ffi::StructMember<int32_t>("is_permuted"), xla::ffi::StructMember<int32_t>("loss"),
     xla::ffi::StructMember<int32_t>("query_in_keys"), xla::ffi::StructMember<int32_t>("writes_targets_only"),
     xla::ffi::StructMember<int32_t>("is_causal"), xla::ffi::StructMember<int32_t>("first_norm"),
-    xla::ffi::StructMember<int32_t>("has_mlps"), xla::ffi::StructMember<int32_t>("normalises_mlps"),
+    xla::ffi::StructMember<int32_t>("has_norms"), xla::ffi::StructMember<int32_t>("has_mlps"),
     xla::ffi::StructMember<int32_t>("num_threads"), xla::ffi::StructMember<float>("damping"),
     xla::ffi::StructMember<float>("token_clip"), xla::ffi::StructMember<float>("logit_scale"),
     xla::ffi::StructMember<std::string_view>("instruction_set"));
@@ -102,13 +102,36 @@ int threads_of(const ffi::ThreadPool& pool, int32_t num_threads) {
   return num_threads > 0 ? num_threads : static_cast<int>(pool.num_threads());
 }
 
-// The last arrays of a call are a stack's weights, and its last results their gradients, both in the order of StackArrays.
-// Of parts that a stack lacks, arrays have no entries.
+// The last arrays of a call are a stack's weights, and its last results their gradients, both in the order of
+// StackArrays. Of parts that a stack lacks, arrays have no entries.
+template <class Array, class Arrays>
+std::vector<Array> floats_of(const Arrays& arrays) {
+  std::vector<Array> floats;
+  for (size_t i = 0; i < arrays.size(); ++i)
+    if (const auto array = arrays.template get<Floats>(i); array.has_value()) floats.push_back(*array);
+  return floats;
+}
+
 constexpr size_t NUM_STACK_ARRAYS = 9;
 
-template <class Float, class Find>
-StackArrays<Float> stack_arrays(Find find) {
-  return {find(0), find(1), find(2), find(3), find(4), find(5), find(6), find(7), find(8)};
+template <class Array, class Find>
+auto named(std::vector<Array>& arrays, Find find) -> StackArrays<decltype(find(arrays[0]))> {
+  return {find(arrays[0]), find(arrays[1]), find(arrays[2]), find(arrays[3]), find(arrays[4]),
+          find(arrays[5]), find(arrays[6]), find(arrays[7]), find(arrays[8])};
+}
+
+// Whether weights fit each other and the parts that a stack has.
+bool fits(const StackArrays<Floats>& weights, const Problem& problem, bool is_mixed, bool has_norms, bool has_mlps) {
+  const size_t layers = problem.num_distinct_layers, size = problem.token_size, hidden = problem.hidden_size;
+  const auto has = [](const Floats& array, size_t count) { return array.element_count() == count; };
+  const size_t products = layers * problem.num_heads * size * size;
+  const size_t norms = has_norms ? layers * size : 0, mlp_norms = has_mlps ? norms : 0;
+  return (layers == 1 || problem.num_distinct_layers == problem.num_layers) && has(weights.W_KQ, products) &&
+         has(weights.W_PV, products) && has(weights.shares, is_mixed ? layers : 0) && has(weights.norm_scale, norms) &&
+         has(weights.norm_offset, norms) && has_mlps == (hidden > 0) &&
+         has(weights.into_hidden, layers * (size + 1) * hidden) &&
+         has(weights.out_of_hidden, hidden ? layers * (hidden + 1) * size : 0) &&
+         has(weights.mlp_norm_scale, mlp_norms) && has(weights.mlp_norm_offset, mlp_norms);
 }
 
 ffi::Error run(ffi::ThreadPool& pool, const Options& options, const Floats& initial_weights, const Floats& codes,
@@ -119,18 +142,12 @@ ffi::Error run(ffi::ThreadPool& pool, const Options& options, const Floats& init
   const auto layout = static_cast<Layout>(options.layout);
   std::vector<Attention> attention;
   for (char digit : options.attention) attention.push_back(static_cast<Attention>(digit - '0'));
-  std::vector<Floats> weights;
-  std::vector<FloatResult> gradients;
-  for (size_t place = 0; place < NUM_STACK_ARRAYS; ++place) {
-    const auto array = arrays.get<Floats>(place);
-    const auto result = results.get<Floats>(place);
-    if (!array.has_value()) return array.error();
-    if (!result.has_value()) return result.error();
-    weights.push_back(*array);
-    gradients.push_back(*result);
-  }
-  const auto count = [&](size_t place) { return weights[place].element_count(); };
-  const auto shape = weights[0].dimensions();  // W_KQ: distinct layers, heads, token size, token size
+  auto weight_list = floats_of<Floats>(arrays);
+  auto gradient_list = floats_of<FloatResult>(results);
+  if (weight_list.size() != NUM_STACK_ARRAYS || gradient_list.size() != NUM_STACK_ARRAYS)
+    return ffi::Error::InvalidArgument("a stack has nine arrays of weights and as many gradients");
+  const auto weights = named(weight_list, [](Floats& array) { return array; });
+  const auto shape = weights.W_KQ.dimensions();  // distinct layers, heads, token size, token size
   Problem problem{};
   problem.num_layers = static_cast<int>(attention.size());
   problem.num_distinct_layers = static_cast<int>(shape[0]);
@@ -149,30 +166,25 @@ ffi::Error run(ffi::ThreadPool& pool, const Options& options, const Floats& init
   problem.logit_scale = options.logit_scale;
   problem.is_causal = options.is_causal;
   problem.first_norm = options.first_norm;
-  problem.hidden_size = static_cast<int>(weights[5].dimensions()[2]);
+  problem.hidden_size = static_cast<int>(weights.into_hidden.dimensions()[2]);
   data.layout = layout;
   data.codes = codes.typed_data();
   data.content_size = options.content_size;
   data.is_permuted = options.is_permuted;
   problem.data = data;
-  const size_t layers = problem.num_distinct_layers, size = problem.token_size, hidden = problem.hidden_size;
   const bool is_mixed = std::find(attention.begin(), attention.end(), Attention::mixed) != attention.end();
-  const size_t norms = options.first_norm < problem.num_layers ? layers * size : 0;
-  const size_t mlp_norms = options.normalises_mlps ? layers * size : 0;
-  const bool fits_layers = layers == 1 || problem.num_distinct_layers == problem.num_layers;
-  const bool fits_parts = (!is_mixed || count(2) == layers) && (!norms || (count(3) == norms && count(4) == norms)) &&
-                          bool(options.has_mlps) == (hidden > 0) && count(5) == layers * (size + 1) * hidden &&
-                          count(6) == (hidden ? layers * (hidden + 1) * size : 0) && count(7) == mlp_norms &&
-                          count(8) == mlp_norms;
   const bool fits_tokens = layout != Layout::pairs || problem.input_size + problem.output_size == problem.token_size;
-  const bool fits_codes = layout != Layout::alternating || codes.element_count() == problem.num_tokens * size;
-  if (!fits_layers || !fits_parts || !fits_tokens || !fits_codes)
+  const bool fits_codes = layout != Layout::alternating ||
+                          codes.element_count() == static_cast<size_t>(problem.num_tokens) * problem.token_size;
+  if (!fits_tokens || !fits_codes || !fits(weights, problem, is_mixed, options.has_norms, options.has_mlps))
     return ffi::Error::InvalidArgument("the shapes of the weights do not fit each other, the layers or the tokens");
-  run_batch(*kernel, problem,
-            stack_arrays<const float>([&](size_t place) { return count(place) ? weights[place].typed_data() : nullptr; }),
-            options.damping, options.writes_targets_only, threads_of(pool, options.num_threads),
-            [&](std::function<void()> task) { pool.Schedule(std::move(task)); }, loss->typed_data(),
-            stack_arrays<float>([&](size_t place) { return gradients[place]->typed_data(); }));
+  const auto pointer = [](Floats& array) -> const float* {
+    return array.element_count() ? array.typed_data() : nullptr;
+  };
+  run_batch(
+      *kernel, problem, named(weight_list, pointer), options.damping, options.writes_targets_only,
+      threads_of(pool, options.num_threads), [&](std::function<void()> task) { pool.Schedule(std::move(task)); },
+      loss->typed_data(), named(gradient_list, [](FloatResult& array) { return array->typed_data(); }));
   return ffi::Error::Success();
 }
 

@@ -54,8 +54,8 @@ enum class Loss : int32_t { half_squared_error, cross_entropy };
 //
 //     e <- clip(e + [gelu([r, 1] W), 1] V)
 //
-// follows, with weights W into the hidden units and V out of them, the last row of each the biases; V holds the damping,
-// and zeros in columns that no layer may write.
+// follows, with weights W into the hidden units and V out of them, the last row of each the biases; V holds the
+// damping, and zeros in columns that no layer may write.
 struct Problem {
   int num_layers;
   int num_distinct_layers;  // 1 when tied
@@ -67,7 +67,7 @@ struct Problem {
   int batch_size;
   float token_clip;  // infinite for none
   Loss loss;
-  const float* A;    // [num_distinct_layers, num_heads, token_size, token_size]
+  const float* A;  // [num_distinct_layers, num_heads, token_size, token_size]
   const float* C;
   const float* initial_weights;           // W0 [output_size, input_size]
   const Attention* attention;             // [num_layers]

@@ -21,23 +21,21 @@ class QueryLoss {
         last_(problem.num_layers - 1),
         targets_(problem.token_size - problem.output_size),
         mlp_(problem, layers, last_, 1, 1, targets_, arena),
+        clip_(problem.token_clip, count, 1, arena),
         slopes_(arena.take(problem.output_size)),
-        attended_slopes_(arena.take(layers.has_mlps() ? count : 0)),
-        moved_(arena.take(layers.has_mlps() ? count : 0)) {}
+        moved_(arena.take(count)) {}
 
   // Adds the loss of the entries, which become the loss's derivatives by them. Lanes without a task have neither,
   // whatever offsets and biases make of their tokens.
   void differentiate(const Vector* answers, Mask is_task, Vector* entries) const {
     if (!layers_.has_mlps()) return differentiate_targets(answers, is_task, entries);
-    for (int i = 0; i < count; ++i) {
-      attended_slopes_[i] = clip_derivative(entries[i], problem_.token_clip);
-      entries[i] = clipped(entries[i], problem_.token_clip);
-    }
-    for (int i = 0; i < targets_; ++i) moved_[i] = Vector{};
+    clip_.apply(0, entries);
+    clear(moved_, targets_);
     mlp_.move(last_, entries, moved_);
     differentiate_targets(answers, is_task, moved_ + targets_);
     mlp_.differentiate(last_, entries, moved_);
-    for (int i = 0; i < count; ++i) entries[i] = moved_[i] * attended_slopes_[i];
+    clip_.differentiate(0, moved_);
+    for (int i = 0; i < count; ++i) entries[i] = moved_[i];
   }
 
  private:
@@ -52,9 +50,9 @@ class QueryLoss {
   const Layers& layers_;
   int last_, targets_;
   BlockMLP<SIZE> mlp_;
-  Vector* slopes_;           // of the clip of the targets
-  Vector* attended_slopes_;  // of the clip between attention and MLP
-  Vector* moved_;            // the query after the MLP, then the gradient by the attended query
+  Clips clip_;      // between attention and MLP
+  Vector* slopes_;  // of the clip of the targets
+  Vector* moved_;   // the query after the MLP, then the gradient by the attended query
 };
 
 }  // namespace innerloop::INNERLOOP_TARGET

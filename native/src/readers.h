@@ -1,6 +1,6 @@
 // The last layer of attention, which reads the keys only through their dot products with few vectors, its `readers`:
-// q_h = A_h^T x for the scores, then columns C_ho for the values, those of the entries that the loss reads. And the gradient by the keys is a sum of
-// (gradient of a dot product) x (reader): of low rank.
+// q_h = A_h^T x for the scores, then columns C_ho for the values, those of the entries that the loss reads. And the
+// gradient by the keys is a sum of (gradient of a dot product) x (reader): of low rank.
 #pragma once
 
 #include "attention.h"
@@ -14,8 +14,8 @@ namespace innerloop::INNERLOOP_TARGET {
 template <int SIZE>  // of a token; 0 if only known when running
 class Readers {
  public:
+  int first_entry, entries;  // of the query, that the loss reads
   // `vectors` and `dots_gradient` have room for one more reader, of the caller's.
-  int first_entry, entries;      // of the query, that the loss reads
   int count;                     // one per head for the scores, then one per head and entry for the values
   Vector *vectors, *gradient;    // [count, token_size]
   Vector *dots, *dots_gradient;  // [count, num_keys], [count, num_tokens]
@@ -61,7 +61,8 @@ class Readers {
     multiply(matrix(vectors, size_), transposed(E, size_), count, size_, keys_, dots, keys_);
   }
 
-  // From the dot products of keys and readers: the loss, its derivative by the query's entries, and by the dot products.
+  // From the dot products of keys and readers: the loss, its derivative by the query's entries, and by the dot
+  // products.
   void find_errors(const Vector* query, const Vector* answers, Mask is_task) const {
     const AttentionOfScores kind(problem_, layers_, last_);
     for (int entry = 0; entry < entries; ++entry) errors[entry] = query[first_entry + entry];

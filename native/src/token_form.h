@@ -1,7 +1,7 @@
 // Stacks of linear attention whose tokens are moved one by one: those with a clip or MLPs, and single layers.
 //
-// Every layer but the last forms M = I + sum_h A_h S C_h and moves all tokens: E' = clip(E M), then by its MLP. The last one reads the
-// tokens twice and never forms S.
+// Every layer but the last forms M = I + sum_h A_h S C_h and moves all tokens: E' = clip(E M), then by its MLP. The
+// last one reads the tokens twice and never forms S.
 #pragma once
 
 #include "last_layer.h"
@@ -51,7 +51,7 @@ class TokenForm {
     finish();
     int layer = problem_.num_layers - 2;
     if (layer < 0) return;
-    if (!clips_.is_reached(layer) && !mlps_.exist() && 2 * heads_ + 1 < size_)
+    if (!clips_.is_reached(layer) && !layers_.has_mlps() && 2 * heads_ + 1 < size_)
       differentiate_low_rank(layer--);
     else
       expand(right_);
@@ -81,8 +81,8 @@ class TokenForm {
 
   // The last layer, forward and backward, with S u = E^T (E u) over the keys.
   //
-  // The gradient by the tokens before it has rank 2 num_heads + 1: in row form it is scores^T right_ over the keys, plus
-  // the query's own row, the last of right_.
+  // The gradient by the tokens before it has rank 2 num_heads + 1: in row form it is scores^T right_ over the keys,
+  // plus the query's own row, the last of right_.
   void finish() {
     const Vector *E = tokens(problem_.num_layers - 1), *x = E + tokens_size_ - size_;
     Vector *w = right_, *q = right_ + heads_ * size_, *x_gradient = right_ + 2 * heads_ * size_;

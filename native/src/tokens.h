@@ -8,8 +8,8 @@
 
 namespace innerloop::INNERLOOP_TARGET {
 
-// Tokens are rows of token_size vectors, the query's last. Lanes beyond the batch hold zeros; in stacks of linear
-// attention these stay zeros in every layer, so that such tasks have no loss and no gradient.
+// Tokens are rows of token_size vectors, the query's last. Lanes beyond the batch hold zeros, which linear attention
+// leaves at zero; where LayerNorm's offset or an MLP's biases move them, their errors are set to zero (QueryLoss).
 template <int SIZE>
 class TokenReader {
  public:
@@ -136,8 +136,7 @@ class TokenReader {
   // An entry of a token's code.
   Vector code(int token, int entry) const {
     const float* codes = problem_.data.codes + entry;
-    if (!problem_.data.is_permuted || token == problem_.num_tokens - 1)
-      return broadcast(codes[size_t(token) * size_]);
+    if (!problem_.data.is_permuted || token == problem_.num_tokens - 1) return broadcast(codes[size_t(token) * size_]);
     return gather(codes, places_[token] * uint32_t(size_));
   }
 
@@ -177,7 +176,7 @@ class TokenReader {
   Size<SIZE> size_;
   Vector* task_weights_;  // W [output_size, input_size]
   Vector* answers_;
-  Vector* pairs_ = nullptr;  // of alternating tokens [num_pairs, input_size + output_size]
+  Vector* pairs_ = nullptr;                     // of alternating tokens [num_pairs, input_size + output_size]
   Words *words_ = nullptr, *places_ = nullptr;  // of permuted ones, the context's [num_tokens - 1]
   int first_task_ = 0, num_tasks_ = 0;
 };

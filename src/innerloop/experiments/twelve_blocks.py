@@ -81,7 +81,7 @@ def analyse(preset: Preset, runs: Mapping[str, Run], stage: Stage) -> Results:
         "algorithm": list(_ALGORITHMS),
     }
     data = xr.Dataset(variables, coordinates)
-    claims = [*_claims(data, "gd++", "Fig 8"), *_claims(data, PER_STEP, "beyond the paper")]
+    claims = [*_claims(data, "gd++", "Fig 8", "close"), *_claims(data, PER_STEP, "beyond the paper", None)]
     return Results(data, claims, _notes(preset, run))
 
 
@@ -117,10 +117,9 @@ def _tuned_algorithms(run: Run, *, num_contexts: int) -> dict[str, Learner]:
     }
 
 
-def _claims(data: xr.Dataset, algorithm: str, source: str) -> list[Claim]:
+def _claims(data: xr.Dataset, algorithm: str, source: str, published: str | None) -> list[Claim]:
     """How close the blocks come to an algorithm, in loss and as functions, in units of GD's distance to it."""
     suffix = algorithm.replace(", ", "-").replace(" ", "-")
-    published = "close" if source.startswith("Fig") else None
     loss = data["final_loss"]
     own, descent = (float(loss.sel(learner=name)[0]) for name in (algorithm, "gradient descent"))
     excess = (loss.sel(learner="trained").values - own) / (descent - own)

@@ -47,13 +47,13 @@ class StackArrays(NamedTuple):
 
     W_KQ: Float[Array, "layers heads token_size token_size"]
     W_PV: Float[Array, "layers heads token_size token_size"]
-    shares: Float[Array, " layers_or_0"]
-    norm_scale: Float[Array, "layers_or_0 token_size"]
-    norm_offset: Float[Array, "layers_or_0 token_size"]
-    into_hidden: Float[Array, "layers_or_0 token_size_plus_1 hidden_size"]
-    out_of_hidden: Float[Array, "layers_or_0 hidden_size_plus_1 token_size"]
-    mlp_norm_scale: Float[Array, "layers_or_0 token_size"]
-    mlp_norm_offset: Float[Array, "layers_or_0 token_size"]
+    shares: Float[Array, " mixed_layers"]
+    norm_scale: Float[Array, "norm_layers token_size"]
+    norm_offset: Float[Array, "norm_layers token_size"]
+    into_hidden: Float[Array, "mlp_layers token_size_plus_1 hidden_size"]
+    out_of_hidden: Float[Array, "mlp_layers hidden_size_plus_1 token_size"]
+    mlp_norm_scale: Float[Array, "mlp_norm_layers token_size"]
+    mlp_norm_offset: Float[Array, "mlp_norm_layers token_size"]
 
 
 def stack_arrays(config: StackConfig, weights: StackWeights, num_targets: int) -> StackArrays:
@@ -115,8 +115,8 @@ def stack_options(config: StackConfig, *, key_size: int) -> dict[str, Any]:
         "writes_targets_only": np.int32(config.update == "targets"),
         "is_causal": np.int32(config.causal),
         "first_norm": np.int32(first_norm),
+        "has_norms": np.int32(config.layer_norm != "none"),
         "has_mlps": np.int32(config.mlp == "block"),
-        "normalises_mlps": np.int32(config.mlp == "block" and config.layer_norm != "none"),
         "damping": np.float32(config.damping),
         "token_clip": np.float32(math.inf if config.token_clip is None else config.token_clip),
         "logit_scale": np.float32(key_size**-0.5),

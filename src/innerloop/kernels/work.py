@@ -9,10 +9,15 @@ x and y alternate), tokens of width d, H heads and K layers:
     K >= 2, token clip (token form)     (K - 2)(9 N d^2 + 12 H d^3) + 5 N d^2 + 4 H d^3 + (1 + 2 H)(14 H + 2) d^2
                                         + 16 H N d + 8 H d^2
 
-(where no token reaches the clip) and 2 N n_i n_o for the targets. For any other stack: three times the forward pass,
-with h hidden units per MLP and f = 20 for a GELU or an exponential. In `innerloop.kernels.general_stack` the last layer
-moves the query alone, so that (K - 1)(N + 1) + 1 tokens are moved, or, where the last layer is linear attention on what
-the attention before it leaves, (K - 2)(N + 1) + 1, and N + 1 are read by the layer before the last and left in place:
+(where no token reaches the clip) and 2 N n_i n_o for the targets. With h hidden units per MLP and f = 20 for a GELU or
+an exponential, blocks of linear attention and an MLP take
+
+    linear attention and MLPs           (K - 1)(9 N d^2 + 12 H d^3) + 8 H N d + 8 H d^2
+                                        + ((K - 1)(N + 1) + 1)(12 d h + 3 f h)
+
+and any other stack three times the forward pass. In `innerloop.kernels.general_stack` the last layer moves the query
+alone, so that (K - 1)(N + 1) + 1 tokens are moved, or, where the last layer is linear attention on what the attention
+before it leaves, (K - 2)(N + 1) + 1, and N + 1 are read by the layer before the last and left in place:
 
     per token moved                     6 (2 H d^2 + 2 H N d + 2 d h) + 3 f (h + H N)
     per token left in place             6 (H d^2 + H N d) + 3 f H N
@@ -26,6 +31,8 @@ through its embedding (once), with t = n_i + n_o:
 
 Random numbers are no arithmetic in this sense; `random_words` counts them.
 """
+
+import dataclasses
 
 import jax
 
@@ -47,18 +54,23 @@ def operations_per_task(config: StackConfig, task: Task, tokens: Tokens | None =
     2048
     """
     context, width = _context_and_width(task, tokens)
-    if not config.is_linear:
+    has_mlps = config.mlp == "block"
+    if not dataclasses.replace(config, mlp="none" if has_mlps else config.mlp).is_linear:
         return _general_operations(config, context, width, task.output_size)
     heads = config.num_heads
     targets = 2 * task.context_length * task.input_size * task.output_size
     last_layer = 8 * heads * context * width + 8 * heads * width**2
+    full_token_layer = 9 * context * width**2 + 12 * heads * width**3
+    if has_mlps:
+        full_layers, hidden = config.num_layers - 1, config.mlp_widening * width
+        moved = (full_layers * (context + 1) + 1) * (12 * width * hidden + 3 * _SPECIAL_FUNCTION * hidden)
+        return targets + full_layers * full_token_layer + last_layer + moved
     if config.num_layers == 1:
         return targets + last_layer
     if config.token_clip is not None:
-        full_layer = 9 * context * width**2 + 12 * heads * width**3
         moved = 5 * context * width**2 + 4 * heads * width**3
         differentiated = (1 + 2 * heads) * (14 * heads + 2) * width**2 + 8 * heads * context * width
-        return targets + (config.num_layers - 2) * full_layer + moved + differentiated + last_layer
+        return targets + (config.num_layers - 2) * full_token_layer + moved + differentiated + last_layer
     full_layer = (12 * heads + 8) * width**3
     last_two = (1 + 2 * heads) * (16 * heads + 2) * width**2
     return targets + context * width**2 + (config.num_layers - 2) * full_layer + last_two

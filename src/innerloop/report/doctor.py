@@ -33,12 +33,13 @@ from innerloop.training import published
 LARGEST_GRADIENT_ERROR = 1e-5  # relative to the gradient's largest entry
 LARGEST_PROOF_ERROR = 1e-12
 
-# Every arrangement of the loss: one layer, Gram form, token form; attention of other kinds, with its last keys left in
-# place and with all keys moved; one layer on embedded tokens.
+# Every arrangement of the loss: one layer, Gram form, token form, also with MLPs; attention of other kinds, with its
+# last keys left in place and with all keys moved; one layer on embedded tokens.
 CASES: dict[str, tuple[StackConfig, Tokens]] = {
     "one layer": (StackConfig(), ConcatenatedTokens()),
     "three layers": (StackConfig(num_layers=3), ConcatenatedTokens()),
     "token clip": (StackConfig(num_layers=2, tied=False, token_clip=10.0), ConcatenatedTokens()),
+    "blocks with MLPs": (StackConfig(num_layers=2, tied=False, mlp="block", mlp_widening=2), ConcatenatedTokens()),
     "softmax, alternating tokens": (
         StackConfig(num_layers=2, tied=False, attention=("softmax", "linear")),
         AlternatingTokens(),

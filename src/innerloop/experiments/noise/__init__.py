@@ -16,11 +16,8 @@ def analyse(preset: Preset, runs: Mapping[str, Run], stage: Stage) -> Results:
     data = measure(preset, runs, stage=stage)
     notes = [nearest_note(data), loss_note(data)]
     if preset == "quick":
-        recipe = runs[label(FIVE, NOISE_LEVELS[0])].recipe
-        notes.append(
-            f"quick trains five layers for {recipe.num_steps} steps of {recipe.batch_size} tasks; --preset paper for "
-            "50 000 of 2048, as published without noise."
-        )
+        batch_size = runs[label(FIVE, NOISE_LEVELS[0])].recipe.batch_size
+        notes.append(f"quick trains five layers on batches of {batch_size} tasks, --preset paper on 2048.")
     stage(STAGES[-1])
     return Results(data, [*proof_claims(), *judge(data)], notes)
 

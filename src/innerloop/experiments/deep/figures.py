@@ -9,29 +9,34 @@ from matplotlib.figure import Figure
 
 from innerloop.plots import alignment_panel, caption, heat_map, learner_style, line_with_band
 
+_SHORT_NAMES = {"gradient descent": "GD", "gd++": "GD++", "gd++, per step": "GD++, numbers per step"}
 
-def training_figure(data: xr.Dataset, *, title: str, see: str) -> Figure:
-    """Fig 3, 7 and 8: loss along training, and alignment with gradient descent and with GD++.
+
+def training_figure(data: xr.Dataset, *, title: str, see: str, band: bool = True) -> Figure:
+    """Fig 3, 7 and 8: loss along training, and alignment with gradient descent, with GD++ and whom else there is.
 
     Args:
         data: as measured.
         title: what was trained.
         see: what to see, for the caption.
+        band: False draws the loss without its band over seeds, for losses that have spikes.
     """
-    figure = Figure(figsize=(14, 3.9))
-    loss, descent, plus_plus = figure.subplots(1, 3)
-    _loss_curves(loss, data, title)
-    for axes, algorithm, name in ((descent, "gradient descent", "GD"), (plus_plus, "gd++", "GD++")):
-        alignment_panel(axes, data.sel(algorithm=algorithm), x="curve_step", title=f"alignment with {name}")
+    algorithms = data["algorithm"].values
+    figure = Figure(figsize=(4.7 * (1 + len(algorithms)), 3.9))
+    loss, *panels = figure.subplots(1, 1 + len(algorithms))
+    _loss_curves(loss, data, title, band=band)
+    for axes, algorithm in zip(panels, algorithms, strict=True):
+        words = f"alignment with {_SHORT_NAMES[algorithm]}"
+        alignment_panel(axes, data.sel(algorithm=algorithm), x="curve_step", title=words)
     caption(figure, f"{see} Lines: mean over seeds, bands: 95 % interval (n = {data.sizes['seed']}); thin: each seed.")
     return figure
 
 
-def _loss_curves(axes: Axes, data: xr.Dataset, title: str) -> None:
+def _loss_curves(axes: Axes, data: xr.Dataset, title: str, *, band: bool) -> None:
     style: dict[str, Any] = learner_style("trained") | {"marker": ""}
     for seed in data["seed"].values:
         axes.plot(data["step"], data["loss"].sel(seed=seed), color=style["color"], alpha=0.3, linewidth=0.8)
-    line_with_band(axes, data["loss"], x="step", over="seed", **style)
+    line_with_band(axes, data["loss"], x="step", over="seed", band=band, **style)
     final = data["final_loss"].isel(seed=0)
     for name in ("gradient descent", "gradient descent, per step", "gd++", "gd++, per step", "gd++, tuned exactly"):
         if name in final["learner"]:
@@ -42,7 +47,9 @@ def _loss_curves(axes: Axes, data: xr.Dataset, title: str) -> None:
         mean = float(data["final_loss"].sel(learner="interpolated").mean())
         axes.plot(data["step"].values[-1:], [mean], **interpolated)
     lowest = float(min(final.min(), data["loss"].min()))
-    axes.set(title=title, xlabel="training steps", ylabel="half squared error", yscale="log", ylim=(0.8 * lowest, None))
+    highest = None if band else 2 * float(data["loss"][0].max())  # where the spikes end does not matter
+    axes.set(title=title, xlabel="training steps", ylabel="half squared error")
+    axes.set(yscale="log", ylim=(0.8 * lowest, highest))
     axes.legend(fontsize=7)
 
 

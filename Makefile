@@ -18,7 +18,7 @@ help:
 	@echo "                 (PRESET=smoke|quick|paper, EXPERIMENT=two-layer|..|all; 'innerloop list' has them all;"
 	@echo "                 EXPERIMENT='two-layer sine' JOBS=2: several, two at a time)"
 	@echo "make test        run the tests"
-	@echo "make test-slow   run the slow scientific checks"
+	@echo "make test-slow   run the slow scientific checks, and those of bits and kernels with all of XLA's optimisations"
 	@echo "make check       lint and type-check (ruff, pyright)"
 	@echo "make bench       time training and its scaling (REFERENCE=path: beside the published code; QUICK=1: fewer sizes)"
 	@echo "make docs        build the API pages into docs/api"
@@ -37,8 +37,11 @@ reproduce: setup
 test: setup
 	$(BIN)/python -m pytest -n auto --dist loadscope
 
+test-slow: export JAX_DISABLE_MOST_OPTIMIZATIONS = false
 test-slow: setup
-	JAX_DISABLE_MOST_OPTIMIZATIONS=false $(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n auto --dist loadscope $(wildcard tests/test_native*.py) tests/test_kernels.py \
+	    tests/test_training.py tests/test_runs.py
 
 check: setup
 	$(BIN)/ruff check .

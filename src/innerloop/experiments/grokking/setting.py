@@ -141,19 +141,85 @@ CANDIDATES = (
         learning_rate=0.1,
         eps=1e-5,
     ),
+    # The same with more time: attention comes as late, at a lower rate, and what the MLP memorises grows steadily.
     _candidate(
         "late, wider, rate .05",
-        "the same, less violent",
-        num_steps=2500,
+        "less violent",
+        num_steps=6000,
         widening=32,
         init_scale=7e-7,
         learning_rate=0.05,
         eps=1e-5,
     ),
+    _candidate(
+        "later, rate .05",
+        "the same, twice as late",
+        num_steps=5500,
+        widening=32,
+        init_scale=3.5e-7,
+        learning_rate=0.05,
+        eps=1e-5,
+    ),
+    _candidate(
+        "later, wide, rate .05",
+        "the same, wider",
+        num_steps=5500,
+        widening=64,
+        init_scale=3.5e-7,
+        learning_rate=0.05,
+        eps=1e-5,
+    ),
+    _candidate(
+        "late, wider, rate .02",
+        "memorises steadily",
+        num_steps=12_000,
+        widening=32,
+        init_scale=6e-7,
+        learning_rate=0.02,
+        eps=1e-5,
+    ),
+    _candidate(
+        "later, rate .02",
+        "the same, twice as late",
+        num_steps=12_000,
+        widening=32,
+        init_scale=3e-7,
+        learning_rate=0.02,
+        eps=1e-5,
+    ),
+    _candidate(
+        "late, wide, rate .02",
+        "the same, wider",
+        num_steps=9000,
+        widening=64,
+        init_scale=4e-7,
+        learning_rate=0.02,
+        eps=1e-5,
+    ),
+    _candidate(
+        "late, rate .03", "narrower, at half the cost", num_steps=9000, init_scale=3e-7, learning_rate=0.03, eps=1e-5
+    ),
+    # Softmax again, seven times as long.
+    _candidate(
+        "softmax, long",
+        "attention that fits badly",
+        num_steps=20_000,
+        attention="softmax",
+        gradient_clip=PUBLISHED_CLIP,
+    ),
+    _candidate(
+        "two softmax heads, 2e-5, long",
+        "small weights hold attention back",
+        num_steps=20_000,
+        attention="softmax",
+        num_heads=2,
+        init_scale=2e-5,
+        gradient_clip=PUBLISHED_CLIP,
+    ),
 )
 """What was tried, in order. Steps are those that the search gave; hopeless ones were stopped there."""
 
-CHOSEN = next(one for one in CANDIDATES if one.name == "late, wider, rate .1")
+CHOSEN = next(one for one in CANDIDATES if one.name == "late, rate .03")
 
 
 def recipes(preset: Preset, num_seeds: int | None) -> dict[str, Recipe]:

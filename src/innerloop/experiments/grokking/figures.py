@@ -31,7 +31,7 @@ def _curves(data: xr.Dataset) -> Figure:
         "One block of attention and MLP. While attention is held back the MLP memorises its fixed training tasks: the "
         "loss on held-out\ntasks (blue) rises, that on the training tasks (dashes) falls. Then attention breaks "
         f"through and both fall. Thick: running medians, mean and 95 % band over seeds (n = {data.sizes['seed']});\n"
-        "thin: each seed, as far as the frame goes, three times the loss of predicting zero.",
+        "thin: each seed, as far as the frame goes, twice the loss of predicting zero.",
     )
     return figure
 
@@ -48,7 +48,7 @@ def _panel(axes: Axes, data: xr.Dataset, tasks: str) -> None:
         line_with_band(axes, smooth, x="step", over="seed", **style)
     axes.axhline(float(data["descent_loss"]), **_line("gradient descent"))
     axes.axhline(float(data["zero_loss"]), **_line("trivial"))
-    axes.set(title=_TITLES[tasks], xlabel="training steps", ylim=(0, 3 * float(data["zero_loss"])))
+    axes.set(title=_TITLES[tasks], xlabel="training steps", ylim=(0, 2 * float(data["zero_loss"])))
 
 
 def _line(name: str) -> dict[str, Any]:

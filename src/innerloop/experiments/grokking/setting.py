@@ -87,6 +87,11 @@ def _candidate(name: str, idea: str, **changes: Any) -> Candidate:
     return Candidate(name, idea, block_recipe(**changes))
 
 
+def _late(name: str, idea: str, *, steps: int, scale: float, rate: float, widening: int = 16) -> Candidate:
+    """Late attention: Adam's eps between the two gradients."""
+    return _candidate(name, idea, num_steps=steps, widening=widening, init_scale=scale, learning_rate=rate, eps=1e-5)
+
+
 PUBLISHED_CLIP = 0.001
 CANDIDATES = (
     # The published optimiser: attention first, whatever the scale of the initial weights.
@@ -122,83 +127,20 @@ CANDIDATES = (
     ),
     _candidate("input MLP", "MLP below the attention", num_steps=2000, widening=4, mlp="input", gradient_clip=10.0),
     _candidate("wide input MLP", "the same, wider", num_steps=1000, mlp="input", gradient_clip=10.0),
-    # Late attention.
-    _candidate(
-        "late, 2e-5", "eps between the two gradients", num_steps=500, init_scale=2e-5, learning_rate=0.01, eps=1e-5
-    ),
-    _candidate("late, 1e-6", "attention later", num_steps=500, init_scale=1e-6, learning_rate=0.01, eps=1e-5),
-    _candidate("late, rate .05", "memorises faster", num_steps=1000, init_scale=2e-6, learning_rate=0.05, eps=1e-5),
-    _candidate(
-        "late, wide", "more room to memorise", num_steps=250, widening=64, init_scale=2e-6, learning_rate=0.03, eps=1e-5
-    ),
-    _candidate("late, rate .2", "memorises faster still", num_steps=800, init_scale=1e-6, learning_rate=0.2, eps=1e-5),
-    _candidate(
-        "late, wider, rate .1",
-        "more room, later attention",
-        num_steps=1500,
-        widening=32,
-        init_scale=6e-7,
-        learning_rate=0.1,
-        eps=1e-5,
-    ),
-    # The same with more time: attention comes as late, at a lower rate, and what the MLP memorises grows steadily.
-    _candidate(
-        "late, wider, rate .05",
-        "less violent",
-        num_steps=6000,
-        widening=32,
-        init_scale=7e-7,
-        learning_rate=0.05,
-        eps=1e-5,
-    ),
-    _candidate(
-        "later, rate .05",
-        "the same, twice as late",
-        num_steps=5500,
-        widening=32,
-        init_scale=3.5e-7,
-        learning_rate=0.05,
-        eps=1e-5,
-    ),
-    _candidate(
-        "later, wide, rate .05",
-        "the same, wider",
-        num_steps=5500,
-        widening=64,
-        init_scale=3.5e-7,
-        learning_rate=0.05,
-        eps=1e-5,
-    ),
-    _candidate(
-        "late, wider, rate .02",
-        "memorises steadily",
-        num_steps=12_000,
-        widening=32,
-        init_scale=6e-7,
-        learning_rate=0.02,
-        eps=1e-5,
-    ),
-    _candidate(
-        "later, rate .02",
-        "the same, twice as late",
-        num_steps=12_000,
-        widening=32,
-        init_scale=3e-7,
-        learning_rate=0.02,
-        eps=1e-5,
-    ),
-    _candidate(
-        "late, wide, rate .02",
-        "the same, wider",
-        num_steps=9000,
-        widening=64,
-        init_scale=4e-7,
-        learning_rate=0.02,
-        eps=1e-5,
-    ),
-    _candidate(
-        "late, rate .03", "narrower, at half the cost", num_steps=9000, init_scale=3e-7, learning_rate=0.03, eps=1e-5
-    ),
+    _late("late, 2e-5", "eps between the two gradients", steps=500, scale=2e-5, rate=0.01),
+    _late("late, 1e-6", "attention later", steps=500, scale=1e-6, rate=0.01),
+    _late("late, rate .05", "memorises faster", steps=1000, scale=2e-6, rate=0.05),
+    _late("late, wide", "more room to memorise", steps=250, scale=2e-6, rate=0.03, widening=64),
+    _late("late, rate .2", "memorises faster still", steps=800, scale=1e-6, rate=0.2),
+    _late("late, wider, rate .1", "more room, later attention", steps=1500, scale=6e-7, rate=0.1, widening=32),
+    # With more time: attention comes as late, at a lower rate, and what the MLP memorises grows steadily.
+    _late("late, wider, rate .05", "less violent", steps=6000, scale=7e-7, rate=0.05, widening=32),
+    _late("later, rate .05", "the same, twice as late", steps=5500, scale=3.5e-7, rate=0.05, widening=32),
+    _late("later, wide, rate .05", "the same, wider", steps=5500, scale=3.5e-7, rate=0.05, widening=64),
+    _late("late, wider, rate .02", "memorises steadily", steps=12_000, scale=6e-7, rate=0.02, widening=32),
+    _late("later, rate .02", "the same, twice as late", steps=12_000, scale=3e-7, rate=0.02, widening=32),
+    _late("late, wide, rate .02", "the same, wider", steps=9000, scale=4e-7, rate=0.02, widening=64),
+    _late("late, rate .03", "narrower, at half the cost", steps=9000, scale=3e-7, rate=0.03),
     # Softmax again, seven times as long.
     _candidate(
         "softmax, long",

@@ -13,6 +13,8 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 
+from innerloop.cli.interrupts import interrupts_arrive
+
 _COMMANDS = {
     "list": "the experiments, with the question that each asks",
     "reproduce": "train, measure, judge and draw experiments",
@@ -55,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if command not in _COMMANDS:
             raise InputError(f"{unknown('command', command, _COMMANDS)}; see `innerloop --help`")
-        return importlib.import_module(f"innerloop.cli.{command}").run(rest)
+        with interrupts_arrive():
+            return importlib.import_module(f"innerloop.cli.{command}").run(rest)
     except InputError as error:
         return _report(command, error)
     except BrokenPipeError:

@@ -34,7 +34,7 @@ def _ended(swallowed: str, wait: float) -> subprocess.CompletedProcess:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_an_interrupt_that_a_callback_swallows_comes_again():
-    ended = _ended("signal.raise_signal(signal.SIGINT)", wait=40)
+    ended = _ended("signal.raise_signal(signal.SIGINT)", wait=600)  # must be woken: the timeout is shorter
     assert ended.returncode == 130
     assert "interrupted" in ended.stderr
     assert "ignored" not in ended.stderr

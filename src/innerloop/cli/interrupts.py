@@ -1,4 +1,4 @@
-"""An interrupt that cannot be lost.
+"""Interrupts (Ctrl-C) that Python would ignore are sent again.
 
 Python raises ``KeyboardInterrupt`` wherever the program happens to be. Inside a finaliser or a callback of the garbage
 collector nothing can catch it: Python reports it as ignored and goes on. JAX has such a callback, which runs often
